@@ -1,0 +1,77 @@
+//! Calling another service, and following its changes over its restarts.
+
+use std::{future::Future, os::unix::net::UnixStream, time::Duration};
+
+use futures_util::StreamExt;
+use zbus::{Connection, proxy::Defaults};
+
+use crate::{Error, OBJECT_PATH, Result, socket_path};
+
+/// How long one call may take before it fails.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Pause before a lost peer is tried again.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Connects to `service`.
+///
+/// The socket exists from before the service's first start until shutdown, so this waits for a
+/// service that is still starting instead of failing.
+///
+/// # Errors
+/// [`Error::Failed`] with the socket's path if nobody made it or this process may not open it.
+pub async fn connect(service: &str) -> Result<Connection> {
+    let path = socket_path(service);
+    let stream = UnixStream::connect(&path)
+        .map_err(|e| Error::Failed(format!("cannot connect to {}: {e}", path.display())))?;
+    Ok(zbus::connection::Builder::unix_stream(stream)
+        .p2p()
+        .method_timeout(CALL_TIMEOUT)
+        .build()
+        .await?)
+}
+
+/// Calls `read` with a connection to `service` at once and again after each of its `Changed`
+/// signals; reconnects for as long as the caller lives.
+///
+/// `read` fetches what it needs through a proxy and hands it on; its error is logged and the
+/// connection made anew.
+pub async fn follow<P, F, Fut>(service: &'static str, mut read: F) -> std::convert::Infallible
+where
+    P: Defaults,
+    F: FnMut(Connection) -> Fut,
+    Fut: Future<Output = Result<()>>,
+{
+    let mut reported = false;
+    loop {
+        match follow_once::<P, F, Fut>(service, &mut read).await {
+            Ok(()) => reported = false,
+            Err(error) if !reported => {
+                tracing::info!(service, %error, "bus peer lost, trying again");
+                reported = true;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(RECONNECT_PAUSE).await;
+    }
+}
+
+async fn follow_once<P, F, Fut>(service: &str, read: &mut F) -> Result<()>
+where
+    P: Defaults,
+    F: FnMut(Connection) -> Fut,
+    Fut: Future<Output = Result<()>>,
+{
+    let connection = connect(service).await?;
+    let interface = P::INTERFACE
+        .clone()
+        .ok_or_else(|| Error::Failed(format!("{service}: proxy without interface")))?;
+    let proxy = zbus::Proxy::new(&connection, "org.portcullis", OBJECT_PATH, interface).await?;
+    // Subscribe first: a change between reading and subscribing would be lost.
+    let mut changes = proxy.receive_signal("Changed").await?;
+    read(connection.clone()).await?;
+    while changes.next().await.is_some() {
+        read(connection.clone()).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! Serving an interface to many peers, each with a connection of its own.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::net::{UnixListener, UnixStream};
+use zbus::{Connection, Guid, OwnedGuid, object_server::Interface};
+
+use crate::OBJECT_PATH;
+
+/// Emission of the `Changed` signal that every interface has.
+pub trait Signals {
+    /// Tells the peer behind `connection` that something changed.
+    fn emit_changed(connection: &Connection) -> impl Future<Output = zbus::Result<()>> + Send;
+}
+
+/// Who may call.
+#[derive(Clone, Debug)]
+pub enum Callers {
+    /// Users with these ids (and root, which is init).
+    Only(BTreeSet<u32>),
+    /// Whoever can open the socket: a run outside the appliance.
+    SocketModeDecides,
+}
+
+impl Callers {
+    fn allow(&self, uid: u32) -> bool {
+        match self {
+            Self::Only(uids) => uid == 0 || uids.contains(&uid),
+            Self::SocketModeDecides => true,
+        }
+    }
+}
+
+/// One interface, served on one listening socket.
+pub struct Server<I> {
+    object: I,
+    callers: Callers,
+    peers: Peers,
+}
+
+/// The open connections by a number of ours: a peer-to-peer connection has no unique name.
+type Peers = Arc<Mutex<BTreeMap<u64, Connection>>>;
+
+impl<I: Interface + Signals + Clone> Server<I> {
+    /// A server for `object`, open to `callers`.
+    pub fn new(object: I, callers: Callers) -> Self {
+        Self {
+            object,
+            callers,
+            peers: Peers::default(),
+        }
+    }
+
+    /// What tells all connected peers of a change.
+    pub fn notifier(&self) -> Notifier<I> {
+        Notifier {
+            peers: self.peers.clone(),
+            object: std::marker::PhantomData,
+        }
+    }
+
+    /// Accepts peers until the task is dropped.
+    pub async fn run(self, listener: UnixListener) -> std::convert::Infallible {
+        let guid = OwnedGuid::from(Guid::generate());
+        let mut number = 0_u64;
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "bus accept");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            match stream.peer_cred() {
+                Ok(peer) if self.callers.allow(peer.uid()) => {
+                    number += 1;
+                    let object = self.object.clone();
+                    let guid = guid.clone();
+                    let peers = self.peers.clone();
+                    tokio::spawn(async move {
+                        if let Err(error) = serve_peer(stream, guid, object, number, peers).await {
+                            tracing::debug!(%error, "bus peer");
+                        }
+                    });
+                }
+                Ok(peer) => {
+                    tracing::warn!(uid = peer.uid(), pid = peer.pid(), "bus caller refused")
+                }
+                Err(error) => tracing::warn!(%error, "bus peer without credentials refused"),
+            }
+        }
+    }
+}
+
+async fn serve_peer<I: Interface>(
+    stream: UnixStream,
+    guid: OwnedGuid,
+    object: I,
+    number: u64,
+    peers: Peers,
+) -> zbus::Result<()> {
+    let connection = zbus::connection::Builder::unix_stream(stream.into_std()?)
+        .server(guid)
+        .p2p()
+        .serve_at(OBJECT_PATH, object)
+        .build()
+        .await?;
+    lock(&peers).insert(number, connection.clone());
+    // zbus reads in a task of its own; this one only waits for the end of the connection.
+    connection.closed().await;
+    lock(&peers).remove(&number);
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tells every connected peer that something behind the getters changed. Cheap to clone.
+pub struct Notifier<I> {
+    peers: Peers,
+    object: std::marker::PhantomData<fn() -> I>,
+}
+
+impl<I> Clone for Notifier<I> {
+    fn clone(&self) -> Self {
+        Self {
+            peers: self.peers.clone(),
+            object: std::marker::PhantomData,
+        }
+    }
+}
+
+impl<I: Signals> Notifier<I> {
+    /// Emits `Changed` to all peers; a peer that went away is forgotten.
+    pub async fn changed(&self) {
+        let peers: Vec<_> = lock(&self.peers).values().cloned().collect();
+        for peer in peers {
+            if let Err(error) = I::emit_changed(&peer).await {
+                tracing::debug!(%error, "bus signal");
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What each service needs of the document, and no more. A service is told of a new document only
+//! if its part changed.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    DhcpServer, Document, HostName, Interface, Ipv4, Name, Policy, RouterService, Timeouts,
+    UpstreamAddress, Zone,
+};
+
+/// Part of the network service.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct NetworkPart {
+    /// Name sent to DHCP servers and set in the kernel.
+    pub hostname: HostName,
+    /// All interfaces.
+    pub interfaces: BTreeMap<Name, Interface>,
+}
+
+/// Part of the firewall service.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct FirewallPart {
+    /// Zone of each interface.
+    pub interfaces: BTreeMap<Name, Name>,
+    /// All zones.
+    pub zones: BTreeMap<Name, Zone>,
+    /// Policies between zones, first fit decides.
+    pub policies: Vec<Policy>,
+    /// Flows tracked at most.
+    pub max_flows: u32,
+    /// Idle times.
+    pub timeouts: Timeouts,
+}
+
+/// Part of the DHCP server.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DhcpPart {
+    /// The local domain (option 15).
+    pub domain: String,
+    /// Servers by interface.
+    pub servers: BTreeMap<Name, DhcpScope>,
+}
+
+/// One DHCP server with what it must know of its interface.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DhcpScope {
+    /// The router's address on the interface and the prefix.
+    pub network: Ipv4Net,
+    /// Settings.
+    pub server: DhcpServer,
+}
+
+/// Part of the DNS forwarder.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DnsPart {
+    /// The router's own name in the local domain.
+    pub hostname: HostName,
+    /// The local domain.
+    pub domain: String,
+    /// Upstreams; if empty, those of the WAN leases.
+    pub upstreams: Vec<UpstreamAddress>,
+    /// Answers kept.
+    pub cache_entries: u32,
+    /// The router's addresses on the interfaces whose zone has the service `dns`.
+    pub networks: BTreeMap<Name, Vec<Ipv4Net>>,
+    /// Names with fixed addresses, from DHCP reservations.
+    pub hosts: BTreeMap<HostName, Ipv4Addr>,
+}
+
+/// Part of the web service.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct WebPart {
+    /// The router's own name.
+    pub hostname: HostName,
+    /// The local domain.
+    pub domain: String,
+    /// The router's addresses where the page is reachable.
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+impl NetworkPart {
+    /// Cuts the part out of a valid document.
+    pub fn of(document: &Document) -> Self {
+        Self {
+            hostname: document.system.hostname.clone(),
+            interfaces: document.interfaces.clone(),
+        }
+    }
+}
+
+impl FirewallPart {
+    /// Cuts the part out of a valid document.
+    pub fn of(document: &Document) -> Self {
+        let firewall = &document.firewall;
+        Self {
+            interfaces: document
+                .interfaces
+                .iter()
+                .map(|(name, interface)| (name.clone(), interface.zone.clone()))
+                .collect(),
+            zones: firewall.zones.clone(),
+            policies: firewall.policies.clone(),
+            max_flows: firewall.max_flows,
+            timeouts: firewall.timeouts,
+        }
+    }
+}
+
+impl DhcpPart {
+    /// Cuts the part out of a valid document.
+    pub fn of(document: &Document) -> Self {
+        let servers = document
+            .dhcp
+            .iter()
+            .filter_map(|(name, server)| {
+                let network = *fixed_addresses(document.interfaces.get(name)?).first()?;
+                Some((
+                    name.clone(),
+                    DhcpScope {
+                        network,
+                        server: server.clone(),
+                    },
+                ))
+            })
+            .collect();
+        Self {
+            domain: document.dns.domain.clone(),
+            servers,
+        }
+    }
+}
+
+impl DnsPart {
+    /// Cuts the part out of a valid document.
+    pub fn of(document: &Document) -> Self {
+        let hosts = document
+            .dhcp
+            .values()
+            .flat_map(|server| &server.reservations)
+            .filter_map(|r| r.hostname.clone().map(|name| (name, r.address)))
+            .collect();
+        Self {
+            hostname: document.system.hostname.clone(),
+            domain: document.dns.domain.clone(),
+            upstreams: document.dns.upstreams.clone(),
+            cache_entries: document.dns.cache_entries,
+            networks: networks_with(document, RouterService::Dns),
+            hosts,
+        }
+    }
+}
+
+impl WebPart {
+    /// Cuts the part out of a valid document.
+    pub fn of(document: &Document) -> Self {
+        Self {
+            hostname: document.system.hostname.clone(),
+            domain: document.dns.domain.clone(),
+            addresses: networks_with(document, RouterService::Web)
+                .into_values()
+                .flatten()
+                .map(|network| network.addr())
+                .collect(),
+        }
+    }
+}
+
+fn fixed_addresses(interface: &Interface) -> &[Ipv4Net] {
+    match &interface.ipv4 {
+        Ipv4::Static { addresses, .. } => addresses,
+        Ipv4::Dhcp { .. } | Ipv4::None => &[],
+    }
+}
+
+/// Fixed addresses of the interfaces whose zone may reach `service`.
+fn networks_with(document: &Document, service: RouterService) -> BTreeMap<Name, Vec<Ipv4Net>> {
+    document
+        .interfaces
+        .iter()
+        .filter(|(_, interface)| {
+            document
+                .firewall
+                .zones
+                .get(&interface.zone)
+                .is_some_and(|zone| zone.services.contains(&service))
+        })
+        .map(|(name, interface)| (name.clone(), fixed_addresses(interface).to_vec()))
+        .filter(|(_, networks)| !networks.is_empty())
+        .collect()
+}
