@@ -49,19 +49,12 @@ type Peers = Arc<Mutex<BTreeMap<u64, Connection>>>;
 impl<I: Interface + Signals + Clone> Server<I> {
     /// A server for `object`, open to `callers`.
     pub fn new(object: I, callers: Callers) -> Self {
-        Self {
-            object,
-            callers,
-            peers: Peers::default(),
-        }
+        Self { object, callers, peers: Peers::default() }
     }
 
     /// What tells all connected peers of a change.
     pub fn notifier(&self) -> Notifier<I> {
-        Notifier {
-            peers: self.peers.clone(),
-            object: std::marker::PhantomData,
-        }
+        Notifier { peers: self.peers.clone(), object: std::marker::PhantomData }
     }
 
     /// Accepts peers until the task is dropped.
@@ -130,10 +123,7 @@ pub struct Notifier<I> {
 
 impl<I> Clone for Notifier<I> {
     fn clone(&self) -> Self {
-        Self {
-            peers: self.peers.clone(),
-            object: std::marker::PhantomData,
-        }
+        Self { peers: self.peers.clone(), object: std::marker::PhantomData }
     }
 }
 

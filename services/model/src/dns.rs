@@ -22,11 +22,7 @@ pub struct Dns {
 
 impl Default for Dns {
     fn default() -> Self {
-        Self {
-            domain: "lan".to_owned(),
-            upstreams: Vec::new(),
-            cache_entries: 10_000,
-        }
+        Self { domain: "lan".to_owned(), upstreams: Vec::new(), cache_entries: 10_000 }
     }
 }
 
@@ -57,11 +53,7 @@ impl FromStr for UpstreamAddress {
 
 impl fmt::Display for UpstreamAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.port() == 53 {
-            self.0.ip().fmt(f)
-        } else {
-            self.0.fmt(f)
-        }
+        if self.0.port() == 53 { self.0.ip().fmt(f) } else { self.0.fmt(f) }
     }
 }
 

@@ -44,10 +44,8 @@ impl Document {
     /// # Errors
     /// Syntax errors, unknown fields, values of the wrong form.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
-        toml::from_str(text).map_err(|error| ParseError {
-            path: String::new(),
-            message: error.to_string(),
-        })
+        toml::from_str(text)
+            .map_err(|error| ParseError { path: String::new(), message: error.to_string() })
     }
 
     /// Writes TOML with all defaults spelled out.
@@ -55,10 +53,8 @@ impl Document {
     /// # Errors
     /// None is known; TOML has no form for some types that a later field could have.
     pub fn to_toml(&self) -> Result<String, ParseError> {
-        toml::to_string_pretty(self).map_err(|error| ParseError {
-            path: String::new(),
-            message: error.to_string(),
-        })
+        toml::to_string_pretty(self)
+            .map_err(|error| ParseError { path: String::new(), message: error.to_string() })
     }
 }
 

@@ -97,10 +97,7 @@ impl Default for Timeouts {
 
 impl Default for Firewall {
     fn default() -> Self {
-        let wan = Zone {
-            masquerade: true,
-            services: BTreeSet::new(),
-        };
+        let wan = Zone { masquerade: true, services: BTreeSet::new() };
         let lan = Zone {
             masquerade: false,
             services: BTreeSet::from([

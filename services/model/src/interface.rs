@@ -103,14 +103,8 @@ impl FromStr for PortSelector {
                     let valid = (1..=15).contains(&text.len())
                         && text != "."
                         && text != ".."
-                        && text
-                            .bytes()
-                            .all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
-                    if valid {
-                        Ok(Self::Device(text.to_owned()))
-                    } else {
-                        Err(error())
-                    }
+                        && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
+                    if valid { Ok(Self::Device(text.to_owned())) } else { Err(error()) }
                 }
             },
         }
@@ -149,9 +143,7 @@ impl Interface {
             zone: Name::from_static("wan"),
             ports: vec![PortSelector::First],
             mtu: None,
-            ipv4: Ipv4::Dhcp {
-                metric: default_metric(),
-            },
+            ipv4: Ipv4::Dhcp { metric: default_metric() },
         };
         let lan = Self {
             kind: InterfaceKind::Bridge,
@@ -164,9 +156,6 @@ impl Interface {
                 metric: default_metric(),
             },
         };
-        BTreeMap::from([
-            (Name::from_static("wan"), wan),
-            (Name::from_static("lan"), lan),
-        ])
+        BTreeMap::from([(Name::from_static("wan"), wan), (Name::from_static("lan"), lan)])
     }
 }

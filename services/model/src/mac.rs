@@ -30,11 +30,7 @@ impl FromStr for MacAddress {
             }
             *octet = u8::from_str_radix(pair, 16).map_err(|_| error())?;
         }
-        if pairs.next().is_some() {
-            Err(error())
-        } else {
-            Ok(Self(octets))
-        }
+        if pairs.next().is_some() { Err(error()) } else { Ok(Self(octets)) }
     }
 }
 

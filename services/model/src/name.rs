@@ -51,9 +51,7 @@ impl FromStr for HostName {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         let lower = text.to_ascii_lowercase();
-        let allowed = lower
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let allowed = lower.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         let length = (1..=63).contains(&lower.len());
         if allowed && length && !lower.starts_with('-') && !lower.ends_with('-') {
             Ok(Self(lower))

@@ -84,10 +84,7 @@ pub struct WebPart {
 impl NetworkPart {
     /// Cuts the part out of a valid document.
     pub fn of(document: &Document) -> Self {
-        Self {
-            hostname: document.system.hostname.clone(),
-            interfaces: document.interfaces.clone(),
-        }
+        Self { hostname: document.system.hostname.clone(), interfaces: document.interfaces.clone() }
     }
 }
 
@@ -117,19 +114,10 @@ impl DhcpPart {
             .iter()
             .filter_map(|(name, server)| {
                 let network = *fixed_addresses(document.interfaces.get(name)?).first()?;
-                Some((
-                    name.clone(),
-                    DhcpScope {
-                        network,
-                        server: server.clone(),
-                    },
-                ))
+                Some((name.clone(), DhcpScope { network, server: server.clone() }))
             })
             .collect();
-        Self {
-            domain: document.dns.domain.clone(),
-            servers,
-        }
+        Self { domain: document.dns.domain.clone(), servers }
     }
 }
 

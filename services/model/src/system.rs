@@ -14,8 +14,6 @@ pub struct System {
 
 impl Default for System {
     fn default() -> Self {
-        Self {
-            hostname: HostName::from_static("portcullis"),
-        }
+        Self { hostname: HostName::from_static("portcullis") }
     }
 }

@@ -111,10 +111,7 @@ impl Service {
 
     /// Tells init that the service does its work, with a line for `pctl services`.
     pub fn ready(&self, status: &str) {
-        notify(&[
-            sd_notify::NotifyState::Ready,
-            sd_notify::NotifyState::Status(status),
-        ]);
+        notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(status)]);
     }
 
     /// Updates the line for `pctl services`.
@@ -124,10 +121,7 @@ impl Service {
 
     /// Ends when init asks the service to stop (SIGTERM) or a developer does (SIGINT).
     pub async fn shutdown(&self) {
-        match (
-            signal(SignalKind::terminate()),
-            signal(SignalKind::interrupt()),
-        ) {
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
             (Ok(mut terminate), Ok(mut interrupt)) => {
                 tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
             }
@@ -158,18 +152,14 @@ pub fn state_dir(service: &str) -> std::io::Result<PathBuf> {
 
 /// Seconds since the Unix epoch; 0 for a clock before it.
 pub fn unix_now_s() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 fn callers() -> Callers {
     match std::env::var(BUS_CALLERS_VARIABLE) {
-        Ok(list) => Callers::Only(
-            list.split(',')
-                .filter_map(|uid| uid.trim().parse().ok())
-                .collect(),
-        ),
+        Ok(list) => {
+            Callers::Only(list.split(',').filter_map(|uid| uid.trim().parse().ok()).collect())
+        }
         Err(_) => Callers::SocketModeDecides,
     }
 }

@@ -15,12 +15,7 @@ pub(crate) fn init() {
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second call (tests run several services in one process) keeps the first subscriber.
     let _ = if std::env::var_os(JOURNAL_VARIABLE).is_some() {
-        builder
-            .json()
-            .flatten_event(true)
-            .without_time()
-            .with_span_list(false)
-            .try_init()
+        builder.json().flatten_event(true).without_time().with_span_list(false).try_init()
     } else {
         builder.try_init()
     };

@@ -26,9 +26,7 @@ pub enum PartError {
 /// If the config service does not answer or sends something else.
 pub async fn fetch_part<T: DeserializeOwned>(service: &str) -> Result<T, PartError> {
     let connection = portcullis_bus::connect("config").await?;
-    let config = ConfigBusProxy::new(&connection)
-        .await
-        .map_err(portcullis_bus::Error::from)?;
+    let config = ConfigBusProxy::new(&connection).await.map_err(portcullis_bus::Error::from)?;
     parse_part(service, &config.part(service.to_owned()).await?)
 }
 
@@ -37,8 +35,6 @@ pub async fn fetch_part<T: DeserializeOwned>(service: &str) -> Result<T, PartErr
 /// # Errors
 /// If it is not of type `T`.
 pub fn parse_part<T: DeserializeOwned>(service: &str, json: &str) -> Result<T, PartError> {
-    serde_json::from_str(json).map_err(|source| PartError::Format {
-        service: service.to_owned(),
-        source,
-    })
+    serde_json::from_str(json)
+        .map_err(|source| PartError::Format { service: service.to_owned(), source })
 }

@@ -72,9 +72,7 @@ impl Sockets {
     /// # Errors
     /// [`SocketError::Missing`].
     pub fn take(&mut self, name: &str) -> Result<OwnedFd, SocketError> {
-        self.by_name
-            .remove(name)
-            .ok_or_else(|| SocketError::Missing(name.to_owned()))
+        self.by_name.remove(name).ok_or_else(|| SocketError::Missing(name.to_owned()))
     }
 
     /// Takes a UDP socket, non-blocking, registered with the runtime.
@@ -86,10 +84,7 @@ impl Sockets {
         socket
             .set_nonblocking(true)
             .and_then(|()| tokio::net::UdpSocket::from_std(socket))
-            .map_err(|source| SocketError::Setup {
-                name: name.to_owned(),
-                source,
-            })
+            .map_err(|source| SocketError::Setup { name: name.to_owned(), source })
     }
 
     /// Takes a TCP listener, non-blocking, registered with the runtime.
@@ -101,10 +96,7 @@ impl Sockets {
         socket
             .set_nonblocking(true)
             .and_then(|()| tokio::net::TcpListener::from_std(socket))
-            .map_err(|source| SocketError::Setup {
-                name: name.to_owned(),
-                source,
-            })
+            .map_err(|source| SocketError::Setup { name: name.to_owned(), source })
     }
 
     pub(crate) fn bus(&mut self, service: &str) -> Result<tokio::net::UnixListener, SocketError> {
@@ -116,10 +108,7 @@ impl Sockets {
         listener
             .set_nonblocking(true)
             .and_then(|()| tokio::net::UnixListener::from_std(listener))
-            .map_err(|source| SocketError::Setup {
-                name: BUS.to_owned(),
-                source,
-            })
+            .map_err(|source| SocketError::Setup { name: BUS.to_owned(), source })
     }
 }
 
@@ -137,10 +126,7 @@ fn listen_on_path(path: PathBuf) -> Result<UnixListener, SocketError> {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         Ok(listener)
     };
-    make().map_err(|source| SocketError::Bind {
-        path: path.clone(),
-        source,
-    })
+    make().map_err(|source| SocketError::Bind { path: path.clone(), source })
 }
 
 fn adopt(fd: RawFd) -> OwnedFd {

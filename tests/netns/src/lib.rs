@@ -118,17 +118,14 @@ impl Namespace {
     /// # Errors
     /// What `ip` says.
     pub fn address(&self, device: &str, address: &str) -> Result<()> {
-        self.run(&format!("ip address add {address} dev {device}"))
-            .map(drop)
+        self.run(&format!("ip address add {address} dev {device}")).map(drop)
     }
 }
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = Command::new("ip")
-            .args(["netns", "delete", &self.name])
-            .stderr(Stdio::null())
-            .status();
+        let _ =
+            Command::new("ip").args(["netns", "delete", &self.name]).stderr(Stdio::null()).status();
     }
 }
 
@@ -138,10 +135,8 @@ impl Drop for Namespace {
 /// If it cannot be started or its status is not success.
 pub fn execute(command: &mut Command) -> Result<Output> {
     let shown = format!("{command:?}").replace('"', "");
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {shown}"))?;
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {shown}"))?;
     if !output.status.success() {
         bail!(
             "{shown}: {}: {}{}",
