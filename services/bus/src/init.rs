@@ -135,6 +135,9 @@ bus_interface! {
         fn system() -> SystemStatus;
         /// Stops and starts a service.
         fn restart(service: String);
+        /// Kills a service at once (SIGKILL to its whole cgroup), as for one that hangs; the
+        /// supervisor starts it again by its rules.
+        fn kill(service: String);
         /// Reads the journal.
         fn journal(query: JournalQuery) -> JournalPage;
         /// Orderly reboot; returns before it happens.
