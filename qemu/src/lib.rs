@@ -1,1 +1,23 @@
-//! Skeleton.
+//! The appliance in QEMU, and the lab around it.
+//!
+//! [`Vm`] is one running appliance: firmware, disk, NICs, serial [`Console`]. [`Lab`] puts it
+//! between network namespaces: a simulated internet on its WAN, [`Host`]s on its LAN. `make run`,
+//! `make lab`, the end-to-end tests and the benchmarks all use these.
+
+mod accelerator;
+mod console;
+mod disk;
+mod firmware;
+mod host;
+mod internet;
+mod lab;
+mod qmp;
+mod vm;
+
+pub use accelerator::Accelerator;
+pub use console::{Console, Line};
+pub use disk::Disk;
+pub use host::Host;
+pub use internet::{Internet, addresses};
+pub use lab::Lab;
+pub use vm::{Nic, Vm, VmSettings};
