@@ -1,6 +1,6 @@
 //! Calling another service, and following its changes over its restarts.
 
-use std::{future::Future, os::unix::net::UnixStream, time::Duration};
+use std::{future::Future, os::unix::net::UnixStream, path::Path, time::Duration};
 
 use futures_util::StreamExt;
 use zbus::{Connection, proxy::Defaults};
@@ -21,12 +21,20 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 /// # Errors
 /// [`Error::Failed`] with the socket's path if nobody made it or this process may not open it.
 pub async fn connect(service: &str) -> Result<Connection> {
-    let path = socket_path(service);
-    let stream = UnixStream::connect(&path)
+    connect_at(&socket_path(service), CALL_TIMEOUT).await
+}
+
+/// As [`connect`], to the socket at `path`, with calls that may take up to `call_timeout`: for the
+/// few calls that carry out a long piece of work, and for tests.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_at(path: &Path, call_timeout: Duration) -> Result<Connection> {
+    let stream = UnixStream::connect(path)
         .map_err(|e| Error::Failed(format!("cannot connect to {}: {e}", path.display())))?;
     Ok(zbus::connection::Builder::unix_stream(stream)
         .p2p()
-        .method_timeout(CALL_TIMEOUT)
+        .method_timeout(call_timeout)
         .build()
         .await?)
 }

@@ -19,7 +19,7 @@ pub mod init;
 pub mod network;
 pub mod web;
 
-pub use client::{connect, follow};
+pub use client::{connect, connect_at, follow};
 
 use std::path::PathBuf;
 

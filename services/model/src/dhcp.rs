@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{HostName, MacAddress, Name};
+use crate::{HostName, Interface, MacAddress, Name};
 
 /// A DHCPv4 server on one interface (RFC 2131).
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -60,6 +60,20 @@ fn default_lease_time() -> u32 {
 }
 
 impl DhcpServer {
+    /// The default servers that still make sense beside `interfaces` that replace the default
+    /// ones: the pool of `lan` only fits the default network.
+    pub(crate) fn defaults_for(interfaces: &BTreeMap<Name, Interface>) -> BTreeMap<Name, Self> {
+        let default_interfaces = Interface::defaults();
+        let mut servers = Self::defaults();
+        servers.retain(|name, _| {
+            let network = |interfaces: &BTreeMap<Name, Interface>| {
+                interfaces.get(name).and_then(|i| i.ipv4.fixed_addresses().first().copied())
+            };
+            network(interfaces).is_some_and(|n| Some(n) == network(&default_interfaces))
+        });
+        servers
+    }
+
     pub(crate) fn defaults() -> BTreeMap<Name, Self> {
         let lan = Self {
             pool: Pool {

@@ -8,16 +8,46 @@ use crate::Name;
 
 /// The firewall. What no policy allows is refused.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(from = "WrittenFirewall")]
 pub struct Firewall {
     /// Zones by name. A document that has this table replaces the default zones as a whole.
     pub zones: BTreeMap<Name, Zone>,
-    /// What new flows between zones may do; the first policy that fits decides.
+    /// What new flows between zones may do; the first policy that fits decides. Left out beside
+    /// written `zones`, it is those default policies whose two zones are written.
     pub policies: Vec<Policy>,
     /// Flows tracked at most, 1,024 to 4,194,304. Default 65,536.
     pub max_flows: u32,
     /// Idle times after which flows are forgotten.
     pub timeouts: Timeouts,
+}
+
+/// The firewall as the author of the document wrote it.
+#[derive(Deserialize)]
+#[serde(rename = "Firewall", deny_unknown_fields)]
+struct WrittenFirewall {
+    zones: Option<BTreeMap<Name, Zone>>,
+    policies: Option<Vec<Policy>>,
+    max_flows: Option<u32>,
+    timeouts: Option<Timeouts>,
+}
+
+impl From<WrittenFirewall> for Firewall {
+    fn from(written: WrittenFirewall) -> Self {
+        let default = Self::default();
+        let zones = written.zones.unwrap_or(default.zones);
+        let policies = written.policies.unwrap_or_else(|| {
+            let known = |policy: &Policy| {
+                zones.contains_key(&policy.from) && zones.contains_key(&policy.to)
+            };
+            default.policies.into_iter().filter(known).collect()
+        });
+        Self {
+            zones,
+            policies,
+            max_flows: written.max_flows.unwrap_or(default.max_flows),
+            timeouts: written.timeouts.unwrap_or(default.timeouts),
+        }
+    }
 }
 
 /// A group of interfaces with the same trust.

@@ -67,6 +67,16 @@ fn default_metric() -> u32 {
     100
 }
 
+impl Ipv4 {
+    /// The fixed addresses; none for the other methods.
+    pub fn fixed_addresses(&self) -> &[Ipv4Net] {
+        match self {
+            Self::Static { addresses, .. } => addresses,
+            Self::Dhcp { .. } | Self::None => &[],
+        }
+    }
+}
+
 /// Which physical port. Written as a string: `first`, `others`, a kernel device name (`eth1`), or
 /// `mac:52:54:00:12:34:56`.
 #[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]

@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DhcpServer, Document, HostName, Interface, Ipv4, Name, Policy, RouterService, Timeouts,
+    DhcpServer, Document, HostName, Interface, Name, Policy, RouterService, Timeouts,
     UpstreamAddress, Zone,
 };
 
@@ -79,6 +79,9 @@ pub struct WebPart {
     pub domain: String,
     /// The router's addresses where the page is reachable.
     pub addresses: Vec<Ipv4Addr>,
+    /// The networks from which it is reachable.
+    #[serde(default)]
+    pub networks: Vec<Ipv4Net>,
 }
 
 impl NetworkPart {
@@ -113,7 +116,7 @@ impl DhcpPart {
             .dhcp
             .iter()
             .filter_map(|(name, server)| {
-                let network = *fixed_addresses(document.interfaces.get(name)?).first()?;
+                let network = *document.interfaces.get(name)?.ipv4.fixed_addresses().first()?;
                 Some((name.clone(), DhcpScope { network, server: server.clone() }))
             })
             .collect();
@@ -144,22 +147,14 @@ impl DnsPart {
 impl WebPart {
     /// Cuts the part out of a valid document.
     pub fn of(document: &Document) -> Self {
+        let networks: Vec<_> =
+            networks_with(document, RouterService::Web).into_values().flatten().collect();
         Self {
             hostname: document.system.hostname.clone(),
             domain: document.dns.domain.clone(),
-            addresses: networks_with(document, RouterService::Web)
-                .into_values()
-                .flatten()
-                .map(|network| network.addr())
-                .collect(),
+            addresses: networks.iter().map(Ipv4Net::addr).collect(),
+            networks: networks.iter().map(Ipv4Net::trunc).collect(),
         }
-    }
-}
-
-fn fixed_addresses(interface: &Interface) -> &[Ipv4Net] {
-    match &interface.ipv4 {
-        Ipv4::Static { addresses, .. } => addresses,
-        Ipv4::Dhcp { .. } | Ipv4::None => &[],
     }
 }
 
@@ -175,7 +170,7 @@ fn networks_with(document: &Document, service: RouterService) -> BTreeMap<Name, 
                 .get(&interface.zone)
                 .is_some_and(|zone| zone.services.contains(&service))
         })
-        .map(|(name, interface)| (name.clone(), fixed_addresses(interface).to_vec()))
+        .map(|(name, interface)| (name.clone(), interface.ipv4.fixed_addresses().to_vec()))
         .filter(|(_, networks)| !networks.is_empty())
         .collect()
 }

@@ -1,0 +1,229 @@
+//! `interfaces`: ports, addresses, default routes, and that networks do not overlap.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use ipnet::Ipv4Net;
+
+use super::{
+    Problems,
+    addresses::{no_host_in, unusable, unusable_mac},
+    list,
+};
+use crate::{Document, Interface, InterfaceKind, Ipv4, Name, PortSelector};
+
+/// Device names that mean something else to Linux: the loopback device, and the two entries of
+/// /proc/sys/net/ipv4/conf that are no devices.
+const RESERVED_DEVICES: [&str; 3] = ["lo", "all", "default"];
+
+pub(super) fn check(document: &Document, problems: &mut Problems) {
+    if document.interfaces.is_empty() {
+        problems.add("interfaces", "at least one interface is needed");
+    }
+    for (name, interface) in &document.interfaces {
+        let path = format!("interfaces.{name}");
+        zone(document, &path, interface, problems);
+        ports(&path, interface, problems);
+        device_name(document, &path, name, interface, problems);
+        if let Some(mtu) = interface.mtu {
+            problems.range(format!("{path}.mtu"), mtu, 576..=9216, "bytes");
+        }
+        if let Ipv4::Static { addresses, gateway, .. } = &interface.ipv4 {
+            fixed_addresses(&path, addresses, problems);
+            if let Some(gateway) = *gateway {
+                gateway_address(&format!("{path}.ipv4.gateway"), gateway, addresses, problems);
+            }
+        }
+    }
+    ports_selected_once(document, problems);
+    networks_apart(document, problems);
+    default_routes(document, problems);
+}
+
+fn zone(document: &Document, path: &str, interface: &Interface, problems: &mut Problems) {
+    let zones = &document.firewall.zones;
+    if !zones.contains_key(&interface.zone) {
+        problems.add(
+            format!("{path}.zone"),
+            format!(
+                "`{}` is not a zone; firewall.zones has: {}",
+                interface.zone,
+                list(zones.keys())
+            ),
+        );
+    }
+}
+
+fn ports(path: &str, interface: &Interface, problems: &mut Problems) {
+    if interface.kind == InterfaceKind::Ethernet {
+        if interface.ports.len() != 1 {
+            problems.add(
+                format!("{path}.ports"),
+                format!(
+                    "{} ports, but kind \"ethernet\" has exactly one; kind \"bridge\" takes several",
+                    interface.ports.len()
+                ),
+            );
+        }
+        if interface.ports.contains(&PortSelector::Others) {
+            problems.add(
+                format!("{path}.ports"),
+                "`others` can be several NICs, which takes kind \"bridge\"; kind \"ethernet\" has exactly one port",
+            );
+        }
+    }
+    for (index, port) in interface.ports.iter().enumerate() {
+        let path = format!("{path}.ports[{index}]");
+        match port {
+            PortSelector::Device(device) if RESERVED_DEVICES.contains(&device.as_str()) => {
+                problems.add(path, format!("`{device}` is not a NIC"));
+            }
+            PortSelector::Mac(mac) => {
+                if let Some(why) = unusable_mac(*mac) {
+                    problems.add(path, format!("{mac} {why}; a NIC's own address is needed"));
+                }
+            }
+            PortSelector::Device(_) | PortSelector::First | PortSelector::Others => {}
+        }
+    }
+}
+
+/// A bridge becomes a device with the interface's name.
+fn device_name(
+    document: &Document,
+    path: &str,
+    name: &Name,
+    interface: &Interface,
+    problems: &mut Problems,
+) {
+    if interface.kind != InterfaceKind::Bridge {
+        return;
+    }
+    if RESERVED_DEVICES.contains(&name.as_str()) {
+        problems.add(path, format!("a bridge cannot be named `{name}`, which Linux reserves"));
+    }
+    let device = PortSelector::Device(name.to_string());
+    for (other, interface) in &document.interfaces {
+        if interface.ports.contains(&device) {
+            problems.add(
+                path,
+                format!("a bridge cannot be named as the NIC `{name}` that interfaces.{other}.ports selects"),
+            );
+        }
+    }
+}
+
+fn ports_selected_once(document: &Document, problems: &mut Problems) {
+    let mut selected: BTreeMap<&PortSelector, String> = BTreeMap::new();
+    for (name, interface) in &document.interfaces {
+        for (index, port) in interface.ports.iter().enumerate() {
+            let path = format!("interfaces.{name}.ports[{index}]");
+            match selected.get(port) {
+                Some(first) => problems.add(
+                    path,
+                    format!(
+                        "`{port}` is already selected by {first}; a port belongs to one interface"
+                    ),
+                ),
+                None => {
+                    selected.insert(port, path);
+                }
+            }
+        }
+    }
+}
+
+fn fixed_addresses(path: &str, addresses: &[Ipv4Net], problems: &mut Problems) {
+    if addresses.is_empty() {
+        problems.add(
+            format!("{path}.ipv4.addresses"),
+            "at least one address is needed, as in [\"192.168.77.1/24\"]",
+        );
+    }
+    for (index, network) in addresses.iter().enumerate() {
+        let path = format!("{path}.ipv4.addresses[{index}]");
+        let address = network.addr();
+        if let Some(why) = unusable(address) {
+            problems.add(&path, format!("{address} {why}; a host address is needed"));
+        } else if !(8..=30).contains(&network.prefix_len()) {
+            problems.add(
+                &path,
+                format!("prefix length {} is not allowed: 8 to 30", network.prefix_len()),
+            );
+        } else if let Some(why) = no_host_in(*network, address) {
+            problems.add(&path, format!("{why}; a host address is needed"));
+        }
+        if addresses.iter().take(index).any(|earlier| earlier.addr() == address) {
+            problems.add(&path, format!("{address} is listed twice"));
+        }
+    }
+}
+
+fn gateway_address(path: &str, gateway: Ipv4Addr, own: &[Ipv4Net], problems: &mut Problems) {
+    if let Some(why) = unusable(gateway) {
+        problems.add(path, format!("{gateway} {why}; a router's address is needed"));
+        return;
+    }
+    if own.iter().any(|network| network.addr() == gateway) {
+        problems.add(path, format!("{gateway} is this interface's own address"));
+        return;
+    }
+    match own.iter().find(|network| network.contains(&gateway)) {
+        None => problems
+            .add(path, format!("{gateway} is in none of the interface's networks: {}", list(own))),
+        Some(network) => {
+            if let Some(why) = no_host_in(*network, gateway) {
+                problems.add(path, why);
+            }
+        }
+    }
+}
+
+fn networks_apart(document: &Document, problems: &mut Problems) {
+    let networks: Vec<(&Name, usize, Ipv4Net)> = document
+        .interfaces
+        .iter()
+        .flat_map(|(name, interface)| {
+            let addresses = interface.ipv4.fixed_addresses().iter().enumerate();
+            addresses.map(move |(index, network)| (name, index, *network))
+        })
+        .collect();
+    for (position, (name, index, network)) in networks.iter().enumerate() {
+        for (other, _, earlier) in networks.iter().take(position) {
+            if name != other && (network.contains(earlier) || earlier.contains(network)) {
+                problems.add(
+                    format!("interfaces.{name}.ipv4.addresses[{index}]"),
+                    format!(
+                        "{} overlaps with {} of interfaces.{other}; every interface needs a network of its own",
+                        network.trunc(),
+                        earlier.trunc()
+                    ),
+                );
+            }
+        }
+    }
+}
+
+/// The kernel keeps one default route per metric.
+fn default_routes(document: &Document, problems: &mut Problems) {
+    let mut by_metric: BTreeMap<u32, &Name> = BTreeMap::new();
+    for (name, interface) in &document.interfaces {
+        let metric = match interface.ipv4 {
+            Ipv4::Dhcp { metric } => metric,
+            Ipv4::Static { gateway: Some(_), metric, .. } => metric,
+            Ipv4::Static { gateway: None, .. } | Ipv4::None => continue,
+        };
+        let path = format!("interfaces.{name}.ipv4.metric");
+        if metric == 0 {
+            problems.add(&path, "0 is not allowed: 1 to 4294967295, lower is preferred");
+        }
+        match by_metric.get(&metric) {
+            Some(other) => problems.add(
+                path,
+                format!("{metric} is also the metric of interfaces.{other}; default routes need different ones"),
+            ),
+            None => {
+                by_metric.insert(metric, name);
+            }
+        }
+    }
+}
