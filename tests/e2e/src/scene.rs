@@ -1,0 +1,80 @@
+//! What a story plays in: a lab around a fresh disk.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use portcullis_qemu::{Disk, Host, Lab};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Size of the appliance's disk.
+const DISK_MIB: u64 = 1280;
+
+/// Makes scenes from one image.
+pub struct Stage {
+    image: PathBuf,
+}
+
+/// A lab with a disk of its own.
+pub struct Scene {
+    /// The lab; the appliance is off unless the story shares the scene.
+    pub lab: Lab,
+    /// The image that the disk was made from.
+    pub image: PathBuf,
+    folder: TempDir,
+}
+
+impl Stage {
+    pub fn new(image: &Path) -> Result<Self> {
+        ensure!(image.exists(), "{} does not exist: run `make image` first", image.display());
+        Ok(Self { image: image.to_owned() })
+    }
+
+    pub fn scene(&self) -> Result<Scene> {
+        let folder = tempfile::Builder::new().prefix("portcullis-e2e-").tempdir()?;
+        let disk =
+            Disk::overlay(&self.image, &folder.path().join("disk.qcow2"), Some(DISK_MIB))?;
+        let lab = Lab::new(folder.path(), disk)?;
+        Ok(Scene { lab, image: self.image.clone(), folder })
+    }
+}
+
+impl Scene {
+    /// The first LAN host.
+    pub fn host(&self) -> &Host {
+        &self.lab.hosts[0]
+    }
+
+    /// The second LAN host.
+    pub fn second_host(&self) -> &Host {
+        &self.lab.hosts[1]
+    }
+
+    /// Replaces the disk by a raw copy that the story changes itself while the power is off.
+    pub fn use_raw_disk(&mut self) -> Result<PathBuf> {
+        let path = self.folder.path().join("disk.raw");
+        let disk = Disk::raw_copy(&self.image, &path, Some(DISK_MIB))?;
+        self.lab = Lab::new(self.folder.path(), disk)?;
+        Ok(path)
+    }
+
+    /// A folder for files of the story.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The services as the status page shows them.
+    pub fn services(&self) -> Result<Vec<Value>> {
+        let status = self.host().status()?;
+        let services = status.pointer("/services").and_then(Value::as_array);
+        services.cloned().with_context(|| format!("no services in {status:#}"))
+    }
+
+    /// Copies the logs of a failed story to `folder`.
+    pub fn keep_logs(&self, folder: &Path) {
+        let _ = std::fs::create_dir_all(folder);
+        for name in ["console.log", "provider.log", "qemu.log"] {
+            let _ = std::fs::copy(self.folder.path().join(name), folder.join(name));
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! A new document is applied at run time; what did not change is not touched.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use portcullis_qemu::addresses;
+use serde_json::Value;
+
+use crate::scene::Scene;
+
+pub fn at_run_time(scene: &mut Scene) -> Result<()> {
+    let host = scene.host();
+    let shown = scene.lab.pctl("config show")?;
+    ensure!(shown.contains("hostname = \"portcullis\""), "config show:\n{shown}");
+
+    let bad = pipe(scene, "config check -", "[dhcp.lan]\npool = { start = \"10.0.0.1\", end = \"10.0.0.9\" }\n")?;
+    ensure!(bad.contains("dhcp.lan.pool"), "the check names no field:\n{bad}");
+
+    let firewall_before = pid(scene, "firewall")?;
+    let document = "[system]\nhostname = \"gate\"\n[dhcp.lan]\npool = { start = \"192.168.77.200\", end = \"192.168.77.210\" }\n";
+    let said = pipe(scene, "config apply -", document)?;
+    let status = host.wait_for_status("document applied", Duration::from_secs(10), |status| {
+        status.to_string().contains("\"gate\"") || status.pointer("/config/generation").and_then(Value::as_u64) >= Some(1)
+    })?;
+    let answer = host.run("dig +short +time=3 @192.168.77.1 gate.lan A")?;
+    ensure!(answer.trim() == "192.168.77.1", "gate.lan: {answer}; apply said:\n{said}\n{status:#}");
+    host.forget()?;
+    let address = host.lease_by_udhcpc("pc", Duration::from_secs(20))?;
+    let last: u8 = address.rsplit('.').next().unwrap_or_default().parse().context("address")?;
+    ensure!((200..=210).contains(&last), "{address} is not of the new pool");
+    ensure!(pid(scene, "firewall")? == firewall_before, "the firewall was restarted");
+    host.get(&format!("http://{}/", addresses::SITE_NAME))?;
+
+    // Back to the defaults for the stories that follow.
+    pipe(scene, "config apply -", "version = 1\n")?;
+    host.forget()?;
+    host.lease_by_udhcpc("pc", Duration::from_secs(20))?;
+    Ok(())
+}
+
+/// Types a command whose input ends with a line that holds a dot.
+fn pipe(scene: &Scene, command: &str, input: &str) -> Result<String> {
+    scene.lab.pctl(&format!("{command}\r{}.", input.replace('\n', "\r")))
+}
+
+fn pid(scene: &Scene, name: &str) -> Result<u64> {
+    let services = scene.services()?;
+    services
+        .iter()
+        .find(|service| service.get("name").and_then(Value::as_str) == Some(name))
+        .and_then(|service| service.get("pid").and_then(Value::as_u64))
+        .with_context(|| format!("no process of {name}"))
+}

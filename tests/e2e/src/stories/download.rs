@@ -1,0 +1,66 @@
+//! Real traffic through the NAT.
+
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use portcullis_qemu::{Internet, addresses};
+use sha2::{Digest, Sha256};
+
+use crate::scene::Scene;
+
+const LENGTH: u64 = 100_000_000;
+
+pub fn hundred_megabytes(scene: &mut Scene) -> Result<()> {
+    let mut expected = Sha256::new();
+    Internet::write_content(LENGTH, &mut Hashing(&mut expected))?;
+    let mut curl = scene
+        .host()
+        .namespace()
+        .command("curl")
+        .args(["-sSf", "--max-time", "120", &format!("http://{}/bytes/{LENGTH}", addresses::SITE)])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut received = Sha256::new();
+    let length = std::io::copy(
+        curl.stdout.as_mut().context("curl without output")?,
+        &mut Hashing(&mut received),
+    )?;
+    ensure!(curl.wait()?.success(), "curl failed after {length} bytes");
+    ensure!(length == LENGTH, "{length} of {LENGTH} bytes arrived");
+    let (expected, received) = (hex::encode(expected.finalize()), hex::encode(received.finalize()));
+    ensure!(expected == received, "checksum {received}, sent was {expected}");
+    Ok(())
+}
+
+pub fn one_address(scene: &mut Scene) -> Result<()> {
+    scene.second_host().lease_by_udhcpc("laptop", std::time::Duration::from_secs(20))?;
+    let mut seen = Vec::new();
+    for host in [scene.host(), scene.second_host()] {
+        seen.push(host.get(&format!("http://{}/", addresses::SITE_NAME))?.trim().to_owned());
+    }
+    let status = scene.host().status()?;
+    ensure!(
+        seen.iter().all(|address| *address == seen[0] && address.starts_with(addresses::WAN_PREFIX)),
+        "the site saw {seen:?}"
+    );
+    ensure!(status.to_string().contains(&seen[0]), "the status does not show {}", seen[0]);
+    let visitors = scene.lab.internet.visitors();
+    ensure!(
+        visitors.iter().all(|ip| ip.to_string().starts_with(addresses::WAN_PREFIX)),
+        "untranslated visitors: {visitors:?}"
+    );
+    Ok(())
+}
+
+struct Hashing<'a>(&'a mut Sha256);
+
+impl std::io::Write for Hashing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,50 @@
+//! A changed root file system does not run.
+
+use std::{
+    fs::OpenOptions,
+    os::unix::fs::FileExt,
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use portcullis_netns::execute;
+use serde_json::Value;
+
+use crate::scene::Scene;
+
+/// Offset of the superblock in an erofs file system: read at every mount.
+const SUPERBLOCK: u64 = 1024;
+
+pub fn flipped_bit(scene: &mut Scene) -> Result<()> {
+    let disk = scene.use_raw_disk()?;
+    let output = execute(Command::new("sfdisk").arg("--json").arg(&disk))?;
+    let table: Value = serde_json::from_slice(&output.stdout)?;
+    let slot = table
+        .pointer("/partitiontable/partitions")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .find(|p| p.get("name").and_then(Value::as_str) == Some("slot-a"))
+        .and_then(|p| p.get("start").and_then(Value::as_u64))
+        .context("no slot-a")?;
+    let file = OpenOptions::new().read(true).write(true).open(&disk)?;
+    let at = slot * 512 + SUPERBLOCK + 100;
+    let mut byte = [0; 1];
+    file.read_exact_at(&mut byte, at)?;
+    byte[0] ^= 0x10;
+    file.write_all_at(&byte, at)?;
+    drop(file);
+
+    let vm = scene.lab.power_on()?;
+    vm.console().wait("verity", Duration::from_secs(60))?;
+    // It ends in a reset by the kernel's panic, and nothing of stage two ever ran.
+    let end = vm.wait_for_end(Duration::from_secs(60));
+    let lines = scene.lab.console()?.lines();
+    ensure!(end.is_ok(), "the machine went on:\n{}", scene.lab.console()?.tail());
+    for line in lines {
+        ensure!(!line.text.contains("pctl"), "the console service ran: {}", line.text);
+    }
+    ensure!(scene.host().run("ping -c 1 -W 1 192.168.77.1").is_err(), "the appliance answers");
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! The stories, in the order in which they are told: those that share a running appliance first.
+
+mod apply;
+mod config_volume;
+mod download;
+mod full_disk;
+mod integrity;
+mod lease;
+mod names;
+mod path;
+mod reboot;
+mod reproducible;
+mod restart;
+mod scan;
+mod small_memory;
+
+use anyhow::Result;
+
+use crate::scene::Scene;
+
+/// One story.
+pub struct Story {
+    /// Its name, in the words of what the user sees.
+    pub name: &'static str,
+    /// What happens.
+    pub run: fn(&mut Scene) -> Result<()>,
+    /// Whether it needs an appliance of its own, switched off at the beginning.
+    pub own_scene: bool,
+}
+
+impl Story {
+    const fn shared(name: &'static str, run: fn(&mut Scene) -> Result<()>) -> Self {
+        Self { name, run, own_scene: false }
+    }
+
+    const fn own(name: &'static str, run: fn(&mut Scene) -> Result<()>) -> Self {
+        Self { name, run, own_scene: true }
+    }
+}
+
+/// All stories; with `long` also those that take too long for every change.
+pub fn all(long: bool) -> Vec<Story> {
+    let mut stories = vec![
+        Story::shared("lease-by-udhcpc", lease::by_udhcpc),
+        Story::shared("lease-by-dhclient", lease::by_dhclient),
+        Story::shared("lease-by-systemd-networkd", lease::by_networkd),
+        Story::shared("outside-name-by-udp-and-tcp", names::outside),
+        Story::shared("lan-name-by-udp-and-tcp", names::lan),
+        Story::shared("private-names-stay-inside", names::private),
+        Story::shared("download-100-mb-through-nat", download::hundred_megabytes),
+        Story::shared("wan-side-sees-one-address", download::one_address),
+        Story::shared("ping-and-traceroute-through", path::ping_and_traceroute),
+        Story::shared("wan-scan-finds-nothing", scan::from_wan),
+        Story::shared("lan-scan-finds-53-67-443-only", scan::from_lan),
+        Story::shared("killed-service-comes-back-and-no-flow-is-lost", restart::each_service),
+        Story::shared("flows-survive-the-firewall-service", restart::firewall_keeps_flows),
+        Story::shared("config-apply-changes-only-what-changed", apply::at_run_time),
+        Story::own("reboot-keeps-leases", reboot::keeps_leases),
+        Story::own("power-cut-keeps-leases", reboot::power_cut_keeps_leases),
+        Story::own("first-boot-takes-config-from-volume", config_volume::is_taken),
+        Story::own("full-data-partition-does-not-stop-routing", full_disk::routing_goes_on),
+        Story::own("flipped-bit-in-root-refuses-to-run", integrity::flipped_bit),
+        Story::own("256-mb-guest-works", small_memory::works),
+        Story::own("same-inputs-same-image", reproducible::assembled_twice),
+    ];
+    if long {
+        stories.push(Story::own("same-commit-same-image-from-nothing", reproducible::from_nothing));
+    }
+    stories
+}
