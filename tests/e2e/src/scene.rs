@@ -32,8 +32,7 @@ impl Stage {
 
     pub fn scene(&self) -> Result<Scene> {
         let folder = tempfile::Builder::new().prefix("portcullis-e2e-").tempdir()?;
-        let disk =
-            Disk::overlay(&self.image, &folder.path().join("disk.qcow2"), Some(DISK_MIB))?;
+        let disk = Disk::overlay(&self.image, &folder.path().join("disk.qcow2"), Some(DISK_MIB))?;
         let lab = Lab::new(folder.path(), disk)?;
         Ok(Scene { lab, image: self.image.clone(), folder })
     }

@@ -13,14 +13,19 @@ pub fn at_run_time(scene: &mut Scene) -> Result<()> {
     let shown = scene.lab.pctl("config show")?;
     ensure!(shown.contains("hostname = \"portcullis\""), "config show:\n{shown}");
 
-    let bad = pipe(scene, "config check -", "[dhcp.lan]\npool = { start = \"10.0.0.1\", end = \"10.0.0.9\" }\n")?;
+    let bad = pipe(
+        scene,
+        "config check -",
+        "[dhcp.lan]\npool = { start = \"10.0.0.1\", end = \"10.0.0.9\" }\n",
+    )?;
     ensure!(bad.contains("dhcp.lan.pool"), "the check names no field:\n{bad}");
 
     let firewall_before = pid(scene, "firewall")?;
     let document = "[system]\nhostname = \"gate\"\n[dhcp.lan]\npool = { start = \"192.168.77.200\", end = \"192.168.77.210\" }\n";
     let said = pipe(scene, "config apply -", document)?;
     let status = host.wait_for_status("document applied", Duration::from_secs(10), |status| {
-        status.to_string().contains("\"gate\"") || status.pointer("/config/generation").and_then(Value::as_u64) >= Some(1)
+        status.to_string().contains("\"gate\"")
+            || status.pointer("/config/generation").and_then(Value::as_u64) >= Some(1)
     })?;
     let answer = host.run("dig +short +time=3 @192.168.77.1 gate.lan A")?;
     ensure!(answer.trim() == "192.168.77.1", "gate.lan: {answer}; apply said:\n{said}\n{status:#}");

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
-use portcullis_qemu::{Internet, addresses};
+use portcullis_qemu::{Host, Internet, addresses};
 use sha2::{Digest, Sha256};
 
 use crate::scene::Scene;
@@ -35,16 +35,15 @@ pub fn hundred_megabytes(scene: &mut Scene) -> Result<()> {
 
 pub fn one_address(scene: &mut Scene) -> Result<()> {
     scene.second_host().lease_by_udhcpc("laptop", std::time::Duration::from_secs(20))?;
-    let mut seen = Vec::new();
-    for host in [scene.host(), scene.second_host()] {
-        seen.push(host.get(&format!("http://{}/", addresses::SITE_NAME))?.trim().to_owned());
-    }
-    let status = scene.host().status()?;
+    let ask = |host: &Host| host.get(&format!("http://{}/", addresses::SITE_NAME));
+    let seen = [ask(scene.host())?, ask(scene.second_host())?];
+    let [first, second] = seen.each_ref().map(|address| address.trim());
     ensure!(
-        seen.iter().all(|address| *address == seen[0] && address.starts_with(addresses::WAN_PREFIX)),
-        "the site saw {seen:?}"
+        first == second && first.starts_with(addresses::WAN_PREFIX),
+        "the site saw {first} and {second}"
     );
-    ensure!(status.to_string().contains(&seen[0]), "the status does not show {}", seen[0]);
+    let status = scene.host().status()?;
+    ensure!(status.to_string().contains(first), "the status does not show {first}");
     let visitors = scene.lab.internet.visitors();
     ensure!(
         visitors.iter().all(|ip| ip.to_string().starts_with(addresses::WAN_PREFIX)),

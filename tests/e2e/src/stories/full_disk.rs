@@ -53,7 +53,11 @@ fn fill(disk: &Path, folder: &Path) -> Result<()> {
     let status = Command::new("debugfs").args(["-w", "-R", &request, &device]).output()?;
     std::fs::remove_file(&filler)?;
     let said = String::from_utf8_lossy(&status.stderr);
-    ensure!(said.contains("Could not allocate block") || said.contains("No space") || said.contains("allocate"),
-        "the file system was not filled: {said}");
+    ensure!(
+        said.contains("Could not allocate block")
+            || said.contains("No space")
+            || said.contains("allocate"),
+        "the file system was not filled: {said}"
+    );
     Ok(())
 }

@@ -1,11 +1,6 @@
 //! A changed root file system does not run.
 
-use std::{
-    fs::OpenOptions,
-    os::unix::fs::FileExt,
-    process::Command,
-    time::Duration,
-};
+use std::{fs::OpenOptions, os::unix::fs::FileExt, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use portcullis_netns::execute;

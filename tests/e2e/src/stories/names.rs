@@ -34,7 +34,9 @@ pub fn private(scene: &mut Scene) -> Result<()> {
         ensure!(answer.contains("NXDOMAIN"), "{question}: {answer}");
     }
     let log = std::fs::read_to_string(scene.lab.internet.dns_log())?;
-    for name in ["nobody.lan", "222.77.168.192.in-addr.arpa", "13.12.11.10.in-addr.arpa", "printer.local"] {
+    for name in
+        ["nobody.lan", "222.77.168.192.in-addr.arpa", "13.12.11.10.in-addr.arpa", "printer.local"]
+    {
         ensure!(!log.contains(name), "{name} went to the provider");
     }
     Ok(())

@@ -39,7 +39,16 @@ fn build(checkout: &Path, out: &Path, environment: &[(&str, &Path)]) -> Result<(
     let mut command = Command::new("cargo");
     command
         .current_dir(checkout)
-        .args(["run", "--quiet", "--locked", "--package", "portcullis-image", "--", "build", "--out"])
+        .args([
+            "run",
+            "--quiet",
+            "--locked",
+            "--package",
+            "portcullis-image",
+            "--",
+            "build",
+            "--out",
+        ])
         .arg(out)
         .envs(environment.iter().copied());
     execute(&mut command)?;

@@ -15,9 +15,10 @@ pub fn from_wan(scene: &mut Scene) -> Result<()> {
     // and DHCP questions.
     let capture = scene.folder().join("scan.pcap");
     let mut command = provider.command("tcpdump");
-    command.args(["-n", "-i", "wan0", "-U", "-w"]).arg(&capture).arg(format!(
-        "src host {wan} and not arp and not port 53 and not (udp port 67)"
-    ));
+    command
+        .args(["-n", "-i", "wan0", "-U", "-w"])
+        .arg(&capture)
+        .arg(format!("src host {wan} and not arp and not port 53 and not (udp port 67)"));
     let mut tcpdump = Running::start(command)?;
     std::thread::sleep(Duration::from_millis(500));
     tcpdump.check()?;
