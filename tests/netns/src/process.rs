@@ -32,6 +32,22 @@ impl Running {
         Ok(Self { child, shown })
     }
 
+    /// Starts `command` with its standard error going to `log`, for one that writes more than a
+    /// pipe holds.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_logged(mut command: Command, log: std::fs::File) -> Result<Self> {
+        let shown = format!("{command:?}").replace('"', "");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {shown}"))?;
+        Ok(Self { child, shown })
+    }
+
     /// Process id (`ip netns exec` replaces itself by the program, so it is the program's).
     pub fn id(&self) -> u32 {
         self.child.id()
