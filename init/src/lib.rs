@@ -1,1 +1,17 @@
-//! Skeleton.
+//! PID 1.
+//!
+//! - Stage one ([`stage_one`], its own program in the initrd): load what the hardware asks for,
+//!   find the slot that the kernel command line pins, put dm-verity over it, switch to it.
+//! - Stage two ([`stage_two`], the multi-call binary as `/sbin/init`): mounts, data partition,
+//!   journal, then the [`supervisor`] for as long as the machine runs, and the orderly end.
+//! - [`launch`]: what the supervisor starts; confines itself to a service's [`manifest`] and
+//!   becomes the service.
+
+pub mod clock;
+pub mod console;
+pub mod journal;
+pub mod launch;
+pub mod manifest;
+pub mod places;
+pub mod sandbox;
+pub mod supervisor;

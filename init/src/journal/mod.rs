@@ -1,0 +1,166 @@
+//! The journal: what services, the kernel and init say, as structured records, bounded, kept over
+//! reboots.
+//!
+//! ```text
+//! pipes of services --Lines--> parse --+
+//! /dev/kmsg --------kernel-----------> +--> channel --> thread: Writer --> Store (segments on disk)
+//! tracing of init ---layer-----------> +                   ^ queries
+//! ```
+//!
+//! The thread keeps PID 1 from ever waiting for a disk: if the channel is full, records are
+//! counted instead of kept. Until the data partition is there, and while it cannot be written,
+//! records stay in memory, the oldest giving way.
+
+pub mod kernel;
+mod layer;
+mod lines;
+mod record;
+mod store;
+mod writer;
+
+pub use layer::JournalLayer;
+pub use lines::Lines;
+pub use record::{Level, Record};
+pub use store::{Limits, Store};
+pub use writer::Writer;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    },
+    time::Duration,
+};
+
+use portcullis_bus::init::{JournalPage, JournalQuery};
+use tokio::sync::{oneshot, watch};
+
+/// Records that wait for the thread; a burst beyond is dropped and counted.
+const QUEUE: usize = 4096;
+
+/// How long written records may stay in the kernel's memory before they are on the disk.
+const SYNC_PERIOD: Duration = Duration::from_secs(5);
+
+/// The journal is not there any more, or its query cannot be carried out.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("journal: {0}")]
+pub struct JournalError(String);
+
+#[derive(Debug)]
+enum Message {
+    Append(Record),
+    Open(PathBuf, Limits),
+    Query(JournalQuery, oneshot::Sender<Result<JournalPage, JournalError>>),
+    Close(oneshot::Sender<()>),
+}
+
+/// The journal, to be written to and read; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    queue: SyncSender<Message>,
+    dropped: Arc<AtomicU64>,
+    newest: watch::Receiver<u64>,
+}
+
+impl Journal {
+    /// A journal in memory; [`open`](Self::open) gives it a disk.
+    ///
+    /// # Errors
+    /// If no thread can be made.
+    pub fn start() -> std::io::Result<Self> {
+        let (queue, messages) = sync_channel(QUEUE);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let (newest_sender, newest) = watch::channel(0);
+        let thread_dropped = dropped.clone();
+        std::thread::Builder::new()
+            .name("journal".to_owned())
+            .stack_size(256 * 1024)
+            .spawn(move || serve(&messages, &thread_dropped, &newest_sender))?;
+        Ok(Self { queue, dropped, newest })
+    }
+
+    /// Keeps records in `folder` from now on, those so far included.
+    pub fn open(&self, folder: PathBuf, limits: Limits) {
+        self.send(Message::Open(folder, limits));
+    }
+
+    /// Adds a record; its cursor is given by the journal.
+    pub fn append(&self, record: Record) {
+        self.send(Message::Append(record));
+    }
+
+    /// Adds a line that `service` wrote to its standard error or output.
+    pub fn service_line(&self, service: &str, line: &str) {
+        self.append(record::parse_line(service, line, crate::clock::unix_ms()));
+    }
+
+    /// Cursor of the newest record, as it changes.
+    pub fn newest(&self) -> watch::Receiver<u64> {
+        self.newest.clone()
+    }
+
+    /// Reads records.
+    ///
+    /// # Errors
+    /// If the query asks for what there is not, or the disk cannot be read.
+    pub async fn query(&self, query: JournalQuery) -> Result<JournalPage, JournalError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Query(query, reply));
+        answer.await.map_err(|_| JournalError("too busy, try again".to_owned()))?
+    }
+
+    /// Brings everything to the disk and closes the files there; what comes later stays in memory.
+    pub async fn close(&self) {
+        let (reply, done) = oneshot::channel();
+        self.send(Message::Close(reply));
+        let _ = done.await;
+    }
+
+    fn send(&self, message: Message) {
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(message) {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The thread's loop; ends with the last handle.
+fn serve(messages: &Receiver<Message>, dropped: &AtomicU64, newest: &watch::Sender<u64>) {
+    let mut writer = Writer::default();
+    loop {
+        let first = match messages.recv_timeout(SYNC_PERIOD) {
+            Ok(message) => Some(message),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        // All that waits is written in one piece.
+        for message in first.into_iter().chain(messages.try_iter().take(QUEUE)) {
+            match message {
+                Message::Append(record) => writer.append(record),
+                Message::Open(folder, limits) => writer.open(folder, limits),
+                Message::Query(query, reply) => {
+                    writer.flush();
+                    let _ = reply.send(writer.query(&query).map_err(JournalError));
+                }
+                Message::Close(reply) => {
+                    writer.close();
+                    let _ = reply.send(());
+                }
+            }
+        }
+        let lost = dropped.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            writer.append(Record::of_init(
+                Level::Warn,
+                format!("{lost} records lost: too many at once"),
+            ));
+        }
+        writer.flush();
+        writer.sync(SYNC_PERIOD);
+        newest.send_if_modified(|n| std::mem::replace(n, writer.newest()) != writer.newest());
+    }
+}
+
+#[cfg(test)]
+mod tests;
