@@ -17,6 +17,7 @@ pub mod dns;
 pub mod firewall;
 pub mod init;
 pub mod network;
+pub mod peer;
 pub mod web;
 
 pub use client::{connect, connect_at, follow};

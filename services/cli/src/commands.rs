@@ -1,0 +1,140 @@
+//! The commands: each reads from services and writes text or JSON.
+
+mod config;
+mod lists;
+mod log;
+mod status;
+
+use std::{io::Write, time::Duration};
+
+use portcullis_bus::{
+    init::InitBusProxy,
+    peer::{PeerError, call},
+};
+use serde::Serialize;
+
+use crate::args::{Cli, Command};
+
+/// How long a call that only reads may take, with connecting.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a command did not do all that it should.
+#[derive(Debug)]
+pub enum Failure {
+    /// A service did not answer or refused.
+    Peer(PeerError),
+    /// Some parts are missing in what was printed.
+    Incomplete(Vec<PeerError>),
+    /// The document is not valid; its problems are printed.
+    Invalid(usize),
+    /// The document is in force, but these services did not take their part.
+    NotEverywhere(Vec<String>),
+    /// A document cannot be read.
+    Input {
+        /// Its file.
+        name: String,
+        /// What the kernel said.
+        error: std::io::Error,
+    },
+    /// The output cannot be written.
+    Output(std::io::Error),
+}
+
+impl Failure {
+    /// The program's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Peer(PeerError::Refused { .. }) | Self::Invalid(_) | Self::Output(_) => 1,
+            Self::Input { .. } => 2,
+            Self::Peer(PeerError::NotAnswering { .. }) | Self::Incomplete(_) => 3,
+            Self::NotEverywhere(_) => 4,
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Peer(error) => error.fmt(f),
+            Self::Incomplete(errors) => {
+                let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+                f.write_str(&errors.join("; "))
+            }
+            Self::Invalid(1) => f.write_str("the document is not valid: 1 problem"),
+            Self::Invalid(problems) => write!(f, "the document is not valid: {problems} problems"),
+            Self::NotEverywhere(services) => {
+                write!(f, "in force, but not everywhere: {}", services.join(", "))
+            }
+            Self::Input { name, error } => write!(f, "{name}: {error}"),
+            Self::Output(error) => write!(f, "output: {error}"),
+        }
+    }
+}
+
+impl From<PeerError> for Failure {
+    fn from(error: PeerError) -> Self {
+        Self::Peer(error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+/// Runs one command; `document` is the text of [`Command::document`].
+///
+/// # Errors
+/// If a service does not answer or refuses, or the output cannot be written.
+pub async fn run(cli: &Cli, document: Option<String>, out: &mut dyn Write) -> Result<(), Failure> {
+    let json = cli.json;
+    match &cli.command {
+        Command::Status => status::run(json, out).await,
+        Command::Services => lists::services(json, out).await,
+        Command::Leases => lists::leases(json, out).await,
+        Command::Flows { limit } => lists::flows(*limit, json, out).await,
+        Command::Counters => lists::counters(json, out).await,
+        Command::Log { follow, service, level, lines } => {
+            let query = log::Query { follow: *follow, service: service.as_deref(), level: *level };
+            log::run(query, *lines, json, out).await
+        }
+        Command::Config(command) => config::run(command, document, json, out).await,
+        Command::Restart { service } => {
+            let name = service.clone();
+            init(|init| async move { init.restart(name).await }).await?;
+            done(json, out, &format!("{service} is restarting"))
+        }
+        Command::Reboot => {
+            init(|init| async move { init.reboot().await }).await?;
+            done(json, out, "rebooting")
+        }
+        Command::Shutdown => {
+            init(|init| async move { init.shutdown().await }).await?;
+            done(json, out, "shutting down")
+        }
+    }
+}
+
+async fn init<T, F, Fut>(ask: F) -> Result<T, PeerError>
+where
+    F: FnOnce(InitBusProxy<'static>) -> Fut,
+    Fut: Future<Output = portcullis_bus::Result<T>>,
+{
+    call("init", READ_TIMEOUT, async |connection| ask(InitBusProxy::new(&connection).await?).await)
+        .await
+}
+
+fn done(json: bool, out: &mut dyn Write, text: &str) -> Result<(), Failure> {
+    if json {
+        print_json(out, &serde_json::json!({ "done": text }))
+    } else {
+        Ok(writeln!(out, "{text}")?)
+    }
+}
+
+fn print_json<T: Serialize + ?Sized>(out: &mut dyn Write, value: &T) -> Result<(), Failure> {
+    serde_json::to_writer_pretty(&mut *out, value)
+        .map_err(|error| Failure::Output(error.into()))?;
+    Ok(writeln!(out)?)
+}
