@@ -1,2 +1,264 @@
-//! Skeleton.
-fn main() {}
+//! `portcullis-image`: the command line of the image builder.
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use portcullis_bundle::{Version, key_id};
+use portcullis_image::architecture::X86_64;
+use portcullis_image::cache::Cache;
+use portcullis_image::compile::{Compiler, Program};
+use portcullis_image::pipeline::{self, BaseKind, Options};
+use portcullis_image::{base, inspect, key, sources};
+use std::env;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Builds the Portcullis appliance: a disk image, a slot blob and a bill of materials.
+///
+/// Needs neither root nor loop devices. Everything that takes long is kept in $XDG_CACHE_HOME/portcullis (by default
+/// ~/.cache/portcullis) under a hash of what it was made from. The same inputs give the same bytes.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build everything: portcullis.raw, portcullis.qcow2, portcullis.slot, size.json and sbom.json
+    Build(Build),
+    /// Build our programs alone and print where they are in the cache
+    Programs(Programs),
+    /// List the kernel modules of the image, with their sizes in bytes
+    Modules(Modules),
+    /// Make an Ed25519 key to sign slots with, and print its public half
+    Keygen(Keygen),
+    /// Print the size report of the last build
+    Size(Size),
+    /// Show what is in a slot blob or raw disk image, and check every byte against its signature
+    Inspect(Inspect),
+}
+
+#[derive(Args)]
+struct Checkout {
+    /// Top folder of the checkout; by default the one around the working folder
+    #[arg(long, value_name = "FOLDER")]
+    checkout: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Keys {
+    /// Private Ed25519 key in PKCS#8 PEM; by default this user's development key, made at first use
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// A further public key to trust, 64 hexadecimal digits; may be given several times
+    #[arg(long, value_name = "HEX", value_parser = key::parse_public)]
+    trust: Vec<[u8; 32]>,
+}
+
+#[derive(Args)]
+struct Profile {
+    /// Cargo profile: release for what is shipped, image-dev for a quick build while developing
+    #[arg(long, env = "PORTCULLIS_IMAGE_PROFILE", default_value = "release")]
+    profile: String,
+}
+
+#[derive(Args)]
+struct Build {
+    #[command(flatten)]
+    checkout: Checkout,
+    /// Where kernel, modules and EFI stub come from
+    #[arg(long, value_enum, default_value_t = BaseName::Debian)]
+    base: BaseName,
+    /// Output folder; by default target/image in the checkout
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Version of the image; by default the workspace's with the commit, as in 0.1.0+g0123456789ab
+    #[arg(long = "image-version", visible_alias = "set-version", value_name = "VERSION")]
+    version: Option<Version>,
+    /// The oldest version that a device running this image may install
+    #[arg(long, value_name = "VERSION")]
+    min_version: Option<Version>,
+    #[command(flatten)]
+    keys: Keys,
+    #[command(flatten)]
+    profile: Profile,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum BaseName {
+    /// The prebuilt 6.12 kernel of the host's Debian release
+    Debian,
+}
+
+#[derive(Args)]
+struct Programs {
+    #[command(flatten)]
+    checkout: Checkout,
+    #[command(flatten)]
+    keys: Keys,
+    #[command(flatten)]
+    profile: Profile,
+}
+
+#[derive(Args)]
+struct Modules {
+    #[command(flatten)]
+    checkout: Checkout,
+}
+
+#[derive(Args)]
+struct Keygen {
+    /// Where to write the private key; an existing file is never overwritten
+    file: PathBuf,
+}
+
+#[derive(Args)]
+struct Size {
+    /// Output folder of the build; by default target/image in the checkout
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    checkout: Checkout,
+}
+
+#[derive(Args)]
+struct Inspect {
+    /// A portcullis.slot or portcullis.raw, or the disk itself
+    file: PathBuf,
+    #[command(flatten)]
+    keys: Keys,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "image: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Build(arguments) => build(arguments),
+        Command::Programs(arguments) => programs(&arguments),
+        Command::Modules(arguments) => modules(&arguments),
+        Command::Keygen(arguments) => keygen(&arguments.file),
+        Command::Size(arguments) => size(&arguments),
+        Command::Inspect(arguments) => inspect_file(&arguments),
+    }
+}
+
+fn build(arguments: Build) -> Result<()> {
+    let checkout = arguments.checkout.folder()?;
+    let out = arguments.out.unwrap_or_else(|| default_out(&checkout));
+    let options = Options {
+        base: match arguments.base {
+            BaseName::Debian => BaseKind::Debian,
+        },
+        version: arguments.version,
+        min_version: arguments.min_version,
+        key: arguments.keys.key,
+        trust: arguments.keys.trust,
+        profile: arguments.profile.profile,
+        cache: Cache::of_user()?,
+        checkout,
+        out,
+    };
+    let report = pipeline::build(&options)?;
+    write!(io::stdout(), "{}", report.table())?;
+    writeln!(io::stdout(), "output in {}", options.out.display())?;
+    Ok(())
+}
+
+fn programs(arguments: &Programs) -> Result<()> {
+    let checkout = arguments.checkout.folder()?;
+    let cache = Cache::of_user()?;
+    let metadata = sources::metadata(&checkout, X86_64.linux_target)?;
+    let trusted = arguments.keys.trusted(&cache)?;
+    let compiler = Compiler {
+        checkout: &checkout,
+        metadata: &metadata,
+        architecture: &X86_64,
+        profile: &arguments.profile.profile,
+        trusted: &trusted,
+        cache: &cache,
+    };
+    for program in [Program::BootManager, Program::StageOne, Program::Portcullis] {
+        let path = compiler.program_path(program)?;
+        writeln!(io::stdout(), "{} {}", program.binary(), path.display())?;
+    }
+    Ok(())
+}
+
+fn modules(arguments: &Modules) -> Result<()> {
+    let list = pipeline::modules_list(&arguments.checkout.folder()?)?;
+    let base = base::debian::load(&X86_64, &Cache::of_user()?, &list)?;
+    let mut out = io::stdout();
+    for module in &base.modules {
+        let place = if module.boot { "boot" } else { "root" };
+        writeln!(out, "{place} {:>9} {:<24} {}", module.bytes.len(), module.name, module.path)?;
+    }
+    Ok(())
+}
+
+fn keygen(file: &Path) -> Result<()> {
+    let public = *key::generate(file)?.verifying_key().as_bytes();
+    writeln!(io::stdout(), "public key {}key id     {}", key::public_lines(&[public]), key_id(&public))?;
+    Ok(())
+}
+
+fn size(arguments: &Size) -> Result<()> {
+    let out = match &arguments.out {
+        Some(out) => out.clone(),
+        None => default_out(&arguments.checkout.folder()?),
+    };
+    let path = out.join(pipeline::SIZE);
+    let text = std::fs::read(&path)
+        .with_context(|| format!("cannot read {}: run portcullis-image build first", path.display()))?;
+    let report: portcullis_image::size::Report =
+        serde_json::from_slice(&text).with_context(|| format!("{} is not a size report", path.display()))?;
+    write!(io::stdout(), "{}", report.table())?;
+    Ok(())
+}
+
+fn inspect_file(arguments: &Inspect) -> Result<()> {
+    let keys = arguments.keys.trusted(&Cache::of_user()?)?;
+    let inspection = inspect::inspect(&arguments.file, &keys)?;
+    write!(io::stdout(), "{}", inspection.text)?;
+    if !inspection.sound {
+        bail!("{} is not sound", arguments.file.display());
+    }
+    Ok(())
+}
+
+impl Keys {
+    /// The public half of the signing key, and the further ones.
+    fn trusted(&self, cache: &Cache) -> Result<Vec<[u8; 32]>> {
+        let mut trusted = self.trust.clone();
+        if self.key.is_some() || trusted.is_empty() {
+            trusted.insert(0, *key::load(self.key.as_deref(), cache)?.verifying_key().as_bytes());
+        }
+        Ok(trusted)
+    }
+}
+
+impl Checkout {
+    fn folder(&self) -> Result<PathBuf> {
+        let start = match &self.checkout {
+            Some(folder) => folder.canonicalize().with_context(|| format!("no folder {}", folder.display()))?,
+            None => env::current_dir()?,
+        };
+        match start.ancestors().find(|folder| folder.join("image/modules.list").exists()) {
+            Some(folder) => Ok(folder.to_owned()),
+            None => bail!("{} is not in a checkout of Portcullis; give one with --checkout", start.display()),
+        }
+    }
+}
+
+fn default_out(checkout: &Path) -> PathBuf {
+    checkout.join("target/image")
+}

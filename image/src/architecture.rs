@@ -1,0 +1,38 @@
+//! Everything that differs between processor architectures, in one place.
+
+/// What the image builder must know about the architecture of the appliance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Architecture {
+    /// Rust target of the programs that run on Linux.
+    pub linux_target: &'static str,
+    /// Rust target of the boot manager.
+    pub uefi_target: &'static str,
+    /// Debian's name of the architecture.
+    pub debian: &'static str,
+    /// Path that UEFI firmware starts without any boot entry (UEFI 2.10, 3.5.1.1), from the root of the ESP.
+    pub removable_boot_path: &'static str,
+    /// The EFI stub as installed by Debian's `systemd-boot-efi`.
+    pub stub: &'static str,
+    /// Machine of the stub in the COFF header (PE format, 3.3.1).
+    pub pe_machine: u16,
+    /// Its name in slot manifests.
+    pub bundle: portcullis_bundle::Architecture,
+    /// Kernel command line options that only it has.
+    pub kernel_options: &'static [&'static str],
+    /// Consoles of the kernel; the last one becomes `/dev/console`.
+    pub consoles: &'static [&'static str],
+}
+
+/// 64-bit PCs.
+pub const X86_64: Architecture = Architecture {
+    linux_target: "x86_64-unknown-linux-gnu",
+    uefi_target: "x86_64-unknown-uefi",
+    debian: "amd64",
+    removable_boot_path: "EFI/BOOT/BOOTX64.EFI",
+    stub: "/usr/lib/systemd/boot/efi/linuxx64.efi.stub",
+    pe_machine: 0x8664,
+    bundle: portcullis_bundle::Architecture::X86_64,
+    // No program here is old enough to need the fixed system call page.
+    kernel_options: &["vsyscall=none"],
+    consoles: &["tty0", "ttyS0,115200"],
+};

@@ -1,0 +1,135 @@
+//! The cache outside the checkout: what was built once from the same inputs is not built again, by any checkout.
+//!
+//! An entry is `KIND/KEY` with the digest of its content beside it in `KIND/KEY.sha256`. An entry whose content does
+//! not match its digest (a full disk, a bad sector, a half-written file) counts as missing and is made anew.
+
+use crate::digest::Digest;
+use crate::{output, progress};
+use anyhow::{Context, Result, bail};
+use std::env;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+/// A folder of cached files.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    folder: PathBuf,
+}
+
+impl Cache {
+    /// The cache of this user: `$XDG_CACHE_HOME/portcullis`, by default `~/.cache/portcullis`.
+    ///
+    /// # Errors
+    /// When neither `XDG_CACHE_HOME` nor `HOME` is an absolute path.
+    pub fn of_user() -> Result<Self> {
+        let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+        match base {
+            Some(base) => Ok(Self::at(base.join("portcullis"))),
+            None => bail!("no place for the cache: set XDG_CACHE_HOME or HOME to an absolute path"),
+        }
+    }
+
+    /// A cache in this folder, which need not exist yet.
+    pub fn at(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    /// The folder itself.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The content of the entry, made by `make` (which writes the file it is given) when it is not there intact.
+    ///
+    /// Builds that want the same entry at the same time wait for the first one.
+    ///
+    /// # Errors
+    /// Those of `make`, and when the cache folder cannot be written.
+    pub fn get_or_make(&self, kind: &str, key: Digest, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+        let path = self.folder.join(kind).join(key.to_string());
+        let folder = self.folder.join(kind);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
+        let lock_path = path.with_extension("lock");
+        let lock = File::create(&lock_path).with_context(|| format!("cannot create {}", lock_path.display()))?;
+        lock.lock().with_context(|| format!("cannot lock {}", lock_path.display()))?;
+
+        match check(&path)? {
+            Entry::Intact => return Ok(path),
+            Entry::Missing => {}
+            Entry::Corrupt => progress::note(&format!("the cache entry {} is corrupt and made anew", path.display())),
+        }
+        output::write_with(&path, make)?;
+        // The digest comes last: an entry without it was interrupted and does not count.
+        output::write(&digest_path(&path), digest_of_file(&path)?.to_string().as_bytes())?;
+        Ok(path)
+    }
+}
+
+enum Entry {
+    Intact,
+    Missing,
+    Corrupt,
+}
+
+fn check(path: &Path) -> Result<Entry> {
+    let Ok(expected) = fs::read_to_string(digest_path(path)) else { return Ok(Entry::Missing) };
+    if !path.exists() {
+        return Ok(Entry::Missing);
+    }
+    Ok(if digest_of_file(path)?.to_string() == expected.trim() { Entry::Intact } else { Entry::Corrupt })
+}
+
+fn digest_path(path: &Path) -> PathBuf {
+    path.with_extension("sha256")
+}
+
+fn digest_of_file(path: &Path) -> Result<Digest> {
+    Ok(Digest::of(&fs::read(path).with_context(|| format!("cannot read {}", path.display()))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cache;
+    use crate::digest::Digest;
+    use std::cell::Cell;
+    use std::fs;
+
+    #[test]
+    fn an_entry_is_made_once_and_again_when_corrupt() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::at(folder.path().to_owned());
+        let made = Cell::new(0);
+        let get = || {
+            let path = cache
+                .get_or_make("thing", Digest::of(b"inputs"), |file| {
+                    made.set(made.get() + 1);
+                    Ok(fs::write(file, b"content")?)
+                })
+                .unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"content");
+            path
+        };
+        let path = get();
+        get();
+        assert_eq!(made.get(), 1);
+
+        fs::write(&path, b"c0ntent").unwrap();
+        get();
+        assert_eq!(made.get(), 2);
+
+        fs::remove_file(path.with_extension("sha256")).unwrap();
+        get();
+        assert_eq!(made.get(), 3);
+    }
+
+    #[test]
+    fn a_failed_build_leaves_no_entry() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::at(folder.path().to_owned());
+        let key = Digest::of(b"inputs");
+        assert!(cache.get_or_make("thing", key, |_| anyhow::bail!("no compiler")).is_err());
+        let path = cache.get_or_make("thing", key, |file| Ok(fs::write(file, b"fine")?)).unwrap();
+        assert_eq!(fs::read(path).unwrap(), b"fine");
+    }
+}

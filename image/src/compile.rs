@@ -1,0 +1,184 @@
+//! Builds our programs with Cargo, or takes them from the cache when nothing they are built from has changed.
+
+use crate::architecture::Architecture;
+use crate::cache::Cache;
+use crate::progress::note;
+use crate::tool::{CARGO, RUSTC};
+use crate::{key, sources};
+use anyhow::{Context, Result, bail};
+use cargo_metadata::Metadata;
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A program of the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// The multi-call binary: every service, stage two of init, `pctl`.
+    Portcullis,
+    /// Stage one of init, for the initrd.
+    StageOne,
+    /// The boot manager, for UEFI.
+    BootManager,
+}
+
+impl Program {
+    /// The package of the workspace that it is in.
+    pub fn package(self) -> &'static str {
+        match self {
+            Self::Portcullis => "portcullis",
+            Self::StageOne => "portcullis-init",
+            Self::BootManager => "portcullis-bootloader",
+        }
+    }
+
+    /// Name of the binary in that package.
+    pub fn binary(self) -> &'static str {
+        match self {
+            Self::Portcullis => "portcullis",
+            Self::StageOne => "portcullis-stage-one",
+            Self::BootManager => "portcullis-bootloader",
+        }
+    }
+}
+
+/// How to build.
+#[derive(Debug)]
+pub struct Compiler<'a> {
+    /// Top folder of the checkout.
+    pub checkout: &'a Path,
+    /// The workspace as Cargo sees it.
+    pub metadata: &'a Metadata,
+    /// The processor to build for.
+    pub architecture: &'static Architecture,
+    /// Cargo profile.
+    pub profile: &'a str,
+    /// Public keys that the boot manager trusts.
+    pub trusted: &'a [[u8; 32]],
+    /// Where finished programs are kept.
+    pub cache: &'a Cache,
+}
+
+impl Compiler<'_> {
+    /// The finished program.
+    ///
+    /// # Errors
+    /// When Cargo is missing or the build fails; the compiler's messages go to standard error.
+    pub fn program(&self, program: Program) -> Result<Vec<u8>> {
+        let path = self.program_path(program)?;
+        fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    /// Where the finished program is in the cache.
+    ///
+    /// # Errors
+    /// As [`program`](Self::program).
+    pub fn program_path(&self, program: Program) -> Result<PathBuf> {
+        let settings = [
+            "1".to_owned(),
+            program.binary().to_owned(),
+            self.target(program).to_owned(),
+            self.profile.to_owned(),
+            self.slot_keys(program),
+        ];
+        let key = sources::digest(self.checkout, self.metadata, program.package(), &settings)?;
+        self.cache.get_or_make("programs", key, |file| self.build(program, file))
+    }
+
+    fn build(&self, program: Program, file: &Path) -> Result<()> {
+        note(&format!("{}: not in the cache, building it ({})", program.binary(), self.profile));
+        let target = self.target(program);
+        let mut command = CARGO.command(["build", "--locked", "--package", program.package(), "--bin", program.binary()]);
+        command.args(["--target", target, "--profile", self.profile]).current_dir(self.checkout);
+        command.arg("--config").arg(self.rust_flags(program)?);
+        // Flags of the person who builds would replace ours.
+        for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
+            command.env_remove(variable);
+        }
+        command.env("SOURCE_DATE_EPOCH", "0");
+        self.map_paths_in_c(&mut command)?;
+
+        let keys = tempfile::NamedTempFile::new().context("cannot create a temporary file")?;
+        if program == Program::BootManager {
+            fs::write(keys.path(), self.slot_keys(program))?;
+            command.env("PORTCULLIS_SLOT_KEYS", keys.path());
+            // The pinned toolchain has no standard library for UEFI; building it is an unstable option of Cargo.
+            command.args(["-Z", "build-std=core,alloc,compiler_builtins"]);
+            command.args(["-Z", "build-std-features=compiler-builtins-mem"]).env("RUSTC_BOOTSTRAP", "1");
+        }
+        CARGO.run_visibly(command)?;
+
+        let built = self.output_path(program);
+        fs::copy(&built, file).with_context(|| format!("cannot read {}", built.display()))?;
+        Ok(())
+    }
+
+    fn target(&self, program: Program) -> &'static str {
+        match program {
+            Program::Portcullis | Program::StageOne => self.architecture.linux_target,
+            Program::BootManager => self.architecture.uefi_target,
+        }
+    }
+
+    fn slot_keys(&self, program: Program) -> String {
+        match program {
+            Program::BootManager => key::public_lines(self.trusted),
+            Program::Portcullis | Program::StageOne => String::new(),
+        }
+    }
+
+    fn output_path(&self, program: Program) -> PathBuf {
+        let name = match program {
+            Program::BootManager => format!("{}.efi", program.binary()),
+            Program::Portcullis | Program::StageOne => program.binary().to_owned(),
+        };
+        let folder = if self.profile == "dev" { "debug" } else { self.profile };
+        self.metadata.target_directory.as_std_path().join(self.target(program)).join(folder).join(name)
+    }
+
+    /// Flags for the target alone (build scripts run on the host), as a line of Cargo configuration: static linking,
+    /// and no path of the machine that builds.
+    fn rust_flags(&self, program: Program) -> Result<String> {
+        let mut flags = Vec::new();
+        if program != Program::BootManager {
+            flags.extend(["-C".to_owned(), "target-feature=+crt-static".to_owned()]);
+        }
+        for (from, to) in self.path_map()? {
+            flags.push(format!("--remap-path-prefix={from}={to}"));
+        }
+        let flags: Vec<String> = flags.iter().map(|flag| format!("{flag:?}")).collect();
+        Ok(format!("target.{}.rustflags=[{}]", self.target(program), flags.join(",")))
+    }
+
+    /// The same for the C code in some of the crates.
+    fn map_paths_in_c(&self, command: &mut Command) -> Result<()> {
+        let map: Vec<String> =
+            self.path_map()?.into_iter().map(|(from, to)| format!("-ffile-prefix-map={from}={to}")).collect();
+        command.env(format!("CFLAGS_{}", self.architecture.linux_target.replace('-', "_")), map.join(" "));
+        Ok(())
+    }
+
+    /// Folders of this machine and what they are called in the programs. The last match counts.
+    fn path_map(&self) -> Result<Vec<(String, &'static str)>> {
+        let sysroot = RUSTC.text(RUSTC.command(["--print", "sysroot"]))?;
+        let cargo_home = env::var_os("CARGO_HOME")
+            .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo").into_os_string()))
+            .context("neither CARGO_HOME nor HOME is set")?;
+        let pairs = [
+            (cargo_home, "/cargo"),
+            (OsString::from(sysroot.trim()), "/rust"),
+            (self.checkout.as_os_str().to_owned(), "/portcullis"),
+            (self.metadata.target_directory.as_os_str().to_owned(), "/portcullis/target"),
+        ];
+        pairs
+            .into_iter()
+            .map(|(from, to)| match from.into_string() {
+                Ok(from) if !from.contains(' ') => Ok((from, to)),
+                Ok(from) => bail!("the folder {from:?} has a space in its path, which C compilers' flags cannot name"),
+                Err(from) => bail!("the folder {} has a path that is not UTF-8", from.display()),
+            })
+            .collect()
+    }
+}

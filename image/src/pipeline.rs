@@ -1,0 +1,144 @@
+//! The whole build, from the checkout to the files in the output folder.
+
+use crate::architecture::X86_64;
+use crate::assemble::{self, Parts};
+use crate::base;
+use crate::cache::Cache;
+use crate::compile::{Compiler, Program};
+use crate::progress::{note, stage};
+use crate::size::Report;
+use crate::{disk, key, output, qcow2, sbom, sources, version};
+use anyhow::{Context, Result, bail};
+use portcullis_bundle::Version;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The disk image as it is written to a disk.
+pub const RAW: &str = "portcullis.raw";
+/// The disk image for QEMU.
+pub const QCOW2: &str = "portcullis.qcow2";
+/// The slot blob, as an update has it.
+pub const SLOT: &str = "portcullis.slot";
+/// Size by component.
+pub const SIZE: &str = "size.json";
+/// Software bill of materials.
+pub const SBOM: &str = "sbom.json";
+
+/// Where kernel, modules and stub come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BaseKind {
+    /// The prebuilt kernel of the host's Debian release.
+    Debian,
+}
+
+/// What to build and where to put it.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Top folder of the checkout.
+    pub checkout: PathBuf,
+    /// Output folder.
+    pub out: PathBuf,
+    /// The base to use.
+    pub base: BaseKind,
+    /// Version of the image; by default from the workspace and the commit.
+    pub version: Option<Version>,
+    /// The oldest version that may be installed over this one.
+    pub min_version: Option<Version>,
+    /// Private key; by default this user's development key.
+    pub key: Option<PathBuf>,
+    /// Public keys that the boot manager trusts besides that one.
+    pub trust: Vec<[u8; 32]>,
+    /// Cargo profile.
+    pub profile: String,
+    /// Where intermediate results are kept.
+    pub cache: Cache,
+}
+
+/// Builds everything and gives the size report.
+///
+/// # Errors
+/// When a tool is missing, a stage fails or a component is heavier than its bound; the message names the stage.
+pub fn build(options: &Options) -> Result<Report> {
+    let architecture = &X86_64;
+    let commit = version::commit(&options.checkout)?;
+    let metadata = stage("workspace (cargo metadata)", || {
+        sources::metadata(&options.checkout, architecture.linux_target)
+    })?;
+    let workspace_version = workspace_version(&metadata)?;
+    let version = match options.version {
+        Some(version) => version,
+        None => version::version(&workspace_version, commit.as_ref())?,
+    };
+    let epoch = version::epoch(commit.as_ref())?;
+    note(&format!("Portcullis {version}"));
+
+    let signing_key = key::load(options.key.as_deref(), &options.cache)?;
+    let mut trusted = vec![*signing_key.verifying_key().as_bytes()];
+    trusted.extend(&options.trust);
+
+    let base = match options.base {
+        BaseKind::Debian => base::debian::load(architecture, &options.cache, &modules_list(&options.checkout)?)?,
+    };
+    let compiler = Compiler {
+        checkout: &options.checkout,
+        metadata: &metadata,
+        architecture,
+        profile: &options.profile,
+        trusted: &trusted,
+        cache: &options.cache,
+    };
+    let boot_manager = stage("boot manager (UEFI)", || compiler.program(Program::BootManager))?;
+    let stage_one = stage("stage one (static)", || compiler.program(Program::StageOne))?;
+    let program = stage("multi-call binary (static)", || compiler.program(Program::Portcullis))?;
+
+    let parts = Parts {
+        architecture,
+        base,
+        program,
+        stage_one,
+        boot_manager,
+        version,
+        min_version: options.min_version,
+        epoch,
+    };
+    let assembly = assemble::assemble(&parts, &signing_key)?;
+
+    let summary = &assembly.slot.summary;
+    let report = Report::of(version.as_str(), &parts.base, &assembly, &parts.boot_manager);
+    let bill = stage("bill of materials (CycloneDX)", || {
+        sbom::build(&options.checkout, architecture, &parts.base.origins, version.as_str(), &summary.sha256)
+    })?;
+    write(&options.out, &assembly, &report, &bill)?;
+    if let Some(heavy) = report.too_heavy().first() {
+        bail!("{} has {} bytes, more than its bound of {}", heavy.name, heavy.bytes, heavy.bound.unwrap_or_default());
+    }
+    Ok(report)
+}
+
+/// Writes all output files; each appears whole or not at all.
+fn write(out: &Path, assembly: &assemble::Assembly, report: &Report, bill: &[u8]) -> Result<()> {
+    let raw = out.join(RAW);
+    stage("disk image (raw)", || {
+        output::write_with(&raw, |file| disk::write(file, &assembly.esp, &assembly.slot.blob))
+    })?;
+    stage("disk image (qcow2)", || output::write_with(&out.join(QCOW2), |file| qcow2::convert(&raw, file)))?;
+    output::write(&out.join(SLOT), &assembly.slot.blob)?;
+    let mut size = serde_json::to_vec_pretty(report)?;
+    size.push(b'\n');
+    output::write(&out.join(SIZE), &size)?;
+    output::write(&out.join(SBOM), bill)
+}
+
+/// The text of `modules.list`.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn modules_list(checkout: &Path) -> Result<String> {
+    let path = checkout.join("image/modules.list");
+    fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn workspace_version(metadata: &cargo_metadata::Metadata) -> Result<String> {
+    let package = metadata.workspace_packages().into_iter().find(|package| package.name.as_str() == "portcullis");
+    Ok(package.context("the workspace has no package portcullis")?.version.to_string())
+}
