@@ -9,6 +9,7 @@
 //!                                  `---- Loaded::next(new state) -> write Pending.bytes
 //! ```
 //!
+//! - [`disk`]: the partitions of the disk
 //! - [`record`]: the record byte by byte
 //! - [`pair`]: which of the two counts, which is written next
 //! - [`policy`]: which slot is started, and what a start, a healthy boot and an update change
@@ -20,6 +21,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod disk;
 pub mod pair;
 pub mod policy;
 pub mod record;

@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 pub const TRAILER_SIZE: usize = 65536;
 
 /// Bytes of the trailer that the signature covers.
+#[cfg(feature = "std")]
 const SIGNED_SIZE: usize = TRAILER_SIZE - Signature::BYTE_SIZE;
 
 /// Where the manifest keeps its key id.
