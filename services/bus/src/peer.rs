@@ -1,7 +1,7 @@
 //! Single calls for those who show the state of many services: bounded in time with connecting,
 //! with errors that name the service and tell "not there" from "will not".
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use zbus::Connection;
 
@@ -57,14 +57,9 @@ impl PeerError {
 ///
 /// # Errors
 /// If the service is not there, does not answer in time, or refuses.
-pub async fn call<T, F, Fut>(
-    service: &'static str,
-    limit: Duration,
-    call: F,
-) -> Result<T, PeerError>
+pub async fn call<T, F>(service: &'static str, limit: Duration, call: F) -> Result<T, PeerError>
 where
-    F: FnOnce(Connection) -> Fut,
-    Fut: Future<Output = Result<T, Error>>,
+    F: AsyncFnOnce(Connection) -> Result<T, Error>,
 {
     let work = async {
         let connection =
