@@ -1,0 +1,199 @@
+//! Getting an answer from the upstreams: one lookup for all who ask the same at the same time,
+//! several servers if need be.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, Shared as SharedFuture},
+    stream::FuturesUnordered,
+};
+use hickory_net::NetError;
+use hickory_proto::{
+    op::Message,
+    rr::{Name, RecordType},
+};
+
+use super::{Shared, exchange};
+use crate::{
+    cache::Key,
+    forwarder::Outcome,
+    reply::Reply,
+    request::Question,
+    upstreams::{Attempts, DEADLINE},
+};
+
+/// How long a probe of a silent server waits.
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Lookups under way. That equal questions share one is also what keeps an attacker from having
+/// many chances at a time to guess its id (RFC 5452 section 5).
+#[derive(Default)]
+pub(super) struct Lookups(Mutex<HashMap<Key, SharedFuture<BoxFuture<'static, Arc<Outcome>>>>>);
+
+impl Shared {
+    /// What the upstreams say to `question`.
+    pub(super) async fn lookup(self: &Arc<Self>, question: &Question) -> Arc<Outcome> {
+        let key = Key::of(question);
+        let lookup = {
+            let mut lookups = self.lookups.0.lock().unwrap_or_else(PoisonError::into_inner);
+            lookups
+                .entry(key.clone())
+                .or_insert_with(|| {
+                    let (shared, question) = (self.clone(), question.clone());
+                    let lookup = async move {
+                        let outcome = shared.ask_upstreams(&question).await;
+                        shared.forwarder().keep(&question, &outcome, Instant::now());
+                        let mut lookups =
+                            shared.lookups.0.lock().unwrap_or_else(PoisonError::into_inner);
+                        lookups.remove(&key);
+                        Arc::new(outcome)
+                    };
+                    lookup.boxed().shared()
+                })
+                .clone()
+        };
+        lookup.await
+    }
+
+    async fn ask_upstreams(&self, question: &Question) -> Outcome {
+        let attempts = self.forwarder().upstreams.attempts();
+        let asking = self.race(attempts, question);
+        match tokio::time::timeout(DEADLINE, asking).await {
+            Ok(outcome) => outcome,
+            Err(_) => Outcome::Failed(None),
+        }
+    }
+
+    /// Makes one attempt after the other, each while those before may still succeed; the first
+    /// answer counts.
+    async fn race(&self, mut attempts: Attempts, question: &Question) -> Outcome {
+        let mut running = FuturesUnordered::new();
+        let mut why = None;
+        let mut asked = false;
+        loop {
+            let attempt = attempts.next();
+            if let Some(attempt) = attempt {
+                asked = true;
+                running.push(self.attempt(attempt.server, question));
+            } else if running.is_empty() {
+                return if asked { Outcome::Failed(why) } else { Outcome::NoUpstream };
+            }
+            let patience = async {
+                match attempt {
+                    Some(attempt) => tokio::time::sleep(attempt.patience).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some((server, answer)) = running.next() => match answer {
+                    Ok(reply) => return Outcome::Answered(reply),
+                    Err(Failure::Lame(reason)) => {
+                        attempts.exclude(server);
+                        why = why.or(reason);
+                    }
+                    Err(Failure::Silent) => self.is_silent(server),
+                },
+                () = patience => {
+                    if let Some(attempt) = attempt {
+                        self.is_silent(attempt.server);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        server: SocketAddr,
+        question: &Question,
+    ) -> (SocketAddr, Result<Reply, Failure>) {
+        let start = Instant::now();
+        let answer = exchange::ask(server, question, DEADLINE).await;
+        (server, self.judge(server, answer, start.elapsed()))
+    }
+
+    fn judge(
+        &self,
+        server: SocketAddr,
+        answer: Result<Message, NetError>,
+        rtt: Duration,
+    ) -> Result<Reply, Failure> {
+        match answer {
+            Ok(message) => {
+                let mut forwarder = self.forwarder();
+                let judged = forwarder.judge(message);
+                match judged {
+                    Ok(reply) => {
+                        forwarder.upstreams.answered(server, rtt);
+                        Ok(reply)
+                    }
+                    Err(reason) => {
+                        forwarder.upstreams.answered_lame(server, rtt);
+                        Err(Failure::Lame(reason))
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%server, %error, "upstream");
+                Err(Failure::Silent)
+            }
+        }
+    }
+
+    fn is_silent(&self, server: SocketAddr) {
+        self.forwarder().upstreams.silent(server, Instant::now());
+        self.upstreams_changed.notify_one();
+    }
+}
+
+/// Why an attempt brought no answer.
+enum Failure {
+    /// The server answered that it has none.
+    Lame(Option<crate::reply::ExtendedError>),
+    /// It did not answer.
+    Silent,
+}
+
+/// Tries silent servers again, so that no client has to wait to find out that one is back.
+pub(super) async fn probe(shared: Arc<Shared>) -> Infallible {
+    let question = Question {
+        name: Name::root(),
+        query_type: RecordType::NS,
+        dnssec_ok: false,
+        checking_disabled: false,
+    };
+    loop {
+        let next = shared.forwarder().upstreams.next_probe();
+        let due = async {
+            match next {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => {}
+            () = shared.upstreams_changed.notified() => continue,
+        }
+        let servers = shared.forwarder().upstreams.due_probes(Instant::now());
+        let probes = servers.into_iter().map(|server| {
+            let (shared, question) = (&shared, &question);
+            async move {
+                let start = Instant::now();
+                let answer = exchange::ask(server, question, PROBE_LIMIT).await;
+                // Any answer will do: it is there.
+                if answer.is_ok() {
+                    shared.forwarder().upstreams.answered(server, start.elapsed());
+                    tracing::info!(%server, "upstream answers again");
+                }
+            }
+        });
+        futures_util::future::join_all(probes).await;
+    }
+}

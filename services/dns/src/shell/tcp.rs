@@ -1,0 +1,136 @@
+//! Connections (RFC 7766): several queries at a time, answered as they get ready; idle ones are
+//! closed.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
+
+use portcullis_runtime::{Service, SocketError};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
+
+use super::{Next, Result, Shared};
+use crate::{limits::Limit, request::Transport};
+
+/// Name of the socket in the service's manifest.
+const NAME: &str = "dns-tcp";
+
+/// Connections at a time, in all and of one client.
+const CONNECTIONS: (usize, usize) = (64, 8);
+
+/// Queries of one connection that are worked on at a time; more wait in the socket.
+const PIPELINED: usize = 16;
+
+/// A connection without a query for so long is closed (RFC 7766 section 6.2.3 wants seconds).
+const IDLE: Duration = Duration::from_secs(10);
+
+/// A client must take a reply within this time.
+const SEND_LIMIT: Duration = Duration::from_secs(5);
+
+/// Takes the socket from init, or makes it outside the appliance.
+pub(super) fn open(service: &mut Service) -> Result<TcpListener> {
+    let sockets = service.sockets();
+    Ok(if sockets.has(NAME) { sockets.tcp(NAME)? } else { bind()? })
+}
+
+fn bind() -> std::result::Result<TcpListener, SocketError> {
+    std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 53))
+        .and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
+        })
+        .map_err(|source| SocketError::Setup { name: NAME.to_owned(), source })
+}
+
+/// Accepts connections until the task is dropped.
+pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener) -> Infallible {
+    let connections = Limit::new(CONNECTIONS.0, CONNECTIONS.1);
+    loop {
+        let accepted = listener.accept().await.and_then(|(stream, peer)| {
+            let own = stream.local_addr()?.ip();
+            Ok((stream, peer.ip(), own))
+        });
+        match accepted {
+            Ok((stream, client, own)) => {
+                if !shared.forwarder().admits(client, own) {
+                    continue;
+                }
+                let Some(place) = connections.take(client) else { continue };
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    let _place = place;
+                    if let Err(error) = connection(shared, stream, client).await {
+                        tracing::debug!(%client, %error, "TCP");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "TCP accept");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+async fn connection(shared: Arc<Shared>, stream: TcpStream, client: IpAddr) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (mut reader, writer) = stream.into_split();
+    let (replies, to_send) = mpsc::channel(PIPELINED);
+    let sender = tokio::spawn(send_all(writer, to_send));
+    let free = Arc::new(Semaphore::new(PIPELINED));
+    // Ends with the client's end, an idle time, or a sender that gave up.
+    while let Ok(Ok(query)) = timeout(IDLE, read_message(&mut reader)).await {
+        let Ok(permit) = free.clone().acquire_owned().await else { break };
+        match shared.receive(&query, client, Transport::Tcp) {
+            Next::Drop => break,
+            Next::Send(reply) => {
+                if replies.send(reply).await.is_err() {
+                    break;
+                }
+            }
+            Next::Wait(request, place) => {
+                let (shared, replies) = (shared.clone(), replies.clone());
+                tokio::spawn(async move {
+                    let (_place, _permit) = (place, permit);
+                    let reply = shared.answer(&request).await;
+                    // An error means that the client is gone.
+                    let _ = replies.send(reply).await;
+                });
+            }
+        }
+    }
+    drop(replies);
+    sender.await.unwrap_or(Ok(()))
+}
+
+/// One message behind its length (RFC 1035 section 4.2.2).
+async fn read_message(reader: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
+    let length = reader.read_u16().await?;
+    let mut message = vec![0; length.into()];
+    reader.read_exact(&mut message).await?;
+    Ok(message)
+}
+
+async fn send_all(
+    mut writer: OwnedWriteHalf,
+    mut replies: mpsc::Receiver<Vec<u8>>,
+) -> io::Result<()> {
+    while let Some(reply) = replies.recv().await {
+        let Ok(length) = u16::try_from(reply.len()) else { continue };
+        // In one piece, so that the length does not travel in a segment of its own.
+        let framed = [&length.to_be_bytes(), reply.as_slice()].concat();
+        timeout(SEND_LIMIT, writer.write_all(&framed)).await.map_err(io::Error::other)??;
+    }
+    writer.shutdown().await
+}
