@@ -1,0 +1,135 @@
+//! The lease kept over restarts: one small file for each interface.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use portcullis_model::{MacAddress, Name};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    lease::{Grant, Lease, Time},
+    machine::Remembered,
+};
+
+/// What the clocks say at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clocks {
+    /// Time of the state machine.
+    pub now: Time,
+    /// The kernel's random number of this boot.
+    pub boot_id: String,
+    /// Seconds since the Unix epoch; may jump.
+    pub unix_s: u64,
+}
+
+/// The file's contents.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Record {
+    grant: Grant,
+    mac: MacAddress,
+    boot_id: String,
+    obtained_ms: u64,
+    obtained_unix_s: u64,
+}
+
+impl Record {
+    /// A record of `lease`.
+    pub fn new(lease: &Lease, mac: MacAddress, clocks: &Clocks) -> Self {
+        let age = clocks.now.saturating_sub(lease.obtained);
+        Self {
+            grant: lease.grant.clone(),
+            mac,
+            boot_id: clocks.boot_id.clone(),
+            obtained_ms: u64::try_from(lease.obtained.as_millis()).unwrap_or(u64::MAX),
+            obtained_unix_s: clocks.unix_s.saturating_sub(age.as_secs()),
+        }
+    }
+
+    /// What the record is worth now; none if it is of another NIC or has run out.
+    ///
+    /// Within one boot the kernel's clock measures its age exactly. After a reboot only the wall
+    /// clock can, and it may be wrong: then the address is asked for, but not used unasked.
+    pub fn recall(self, mac: MacAddress, clocks: &Clocks) -> Option<Remembered> {
+        let in_use = self.boot_id == clocks.boot_id;
+        let obtained = if in_use {
+            Duration::from_millis(self.obtained_ms)
+        } else {
+            let age = Duration::from_secs(clocks.unix_s.saturating_sub(self.obtained_unix_s));
+            clocks.now.saturating_sub(age)
+        };
+        let lease = Lease { grant: self.grant, obtained };
+        (self.mac == mac && obtained <= clocks.now && !lease.expired(clocks.now))
+            .then_some(Remembered { lease, in_use })
+    }
+
+    /// Address of the record, for the log.
+    pub fn address(&self) -> Ipv4Addr {
+        self.grant.address.addr()
+    }
+}
+
+/// A lease file cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {source}")]
+pub struct StoreError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// The file of `interface` in the service's state folder.
+pub fn path(folder: &Path, interface: &Name) -> PathBuf {
+    folder.join(format!("lease-{interface}.json"))
+}
+
+/// Reads a record; none if there is none.
+///
+/// # Errors
+/// The file cannot be read or is damaged.
+pub fn load(path: &Path) -> Result<Option<Record>, StoreError> {
+    let error = |source| StoreError { path: path.to_owned(), source };
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|source| error(io::Error::new(io::ErrorKind::InvalidData, source))),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(error(source)),
+    }
+}
+
+/// Writes a record so that a power cut leaves the old one or the new one.
+///
+/// # Errors
+/// What the file system says.
+pub fn save(path: &Path, record: &Record) -> Result<(), StoreError> {
+    let new = path.with_extension("new");
+    let write = || {
+        let mut file = File::create(&new)?;
+        file.write_all(&serde_json::to_vec(record)?)?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        sync_folder(path)
+    };
+    write().map_err(|source| StoreError { path: path.to_owned(), source })
+}
+
+/// Removes the record.
+///
+/// # Errors
+/// What the file system says.
+pub fn remove(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(StoreError { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}

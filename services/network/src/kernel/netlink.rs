@@ -1,0 +1,406 @@
+//! Reads and changes the kernel's state by rtnetlink.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, Ipv4Addr},
+    pin::pin,
+    sync::Mutex,
+};
+
+use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream::BoxStream};
+use ipnet::Ipv4Net;
+use portcullis_model::MacAddress;
+use rtnetlink::{
+    Handle, LinkBridge, LinkUnspec, MulticastGroup, RouteMessageBuilder,
+    packet_route::{
+        AddressFamily,
+        address::{AddressAttribute, AddressMessage, AddressProtocol},
+        link::{
+            BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo,
+            LinkLayerType, LinkMessage,
+        },
+        route::{
+            RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
+            RouteScope, RouteType,
+        },
+    },
+};
+
+use super::{
+    ALIAS, Actual, Address, Link, LinkKind, PROTOCOL, Route, Way,
+    plan::{Change, Step},
+    sysctl::Sysctls,
+    sysfs,
+};
+
+/// Why the kernel's state cannot be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// No netlink socket or no `/proc/sys/net`.
+    #[error("cannot open {what}: {source}")]
+    Open {
+        /// Which.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A dump failed.
+    #[error("cannot read the {what}: {source}")]
+    Read {
+        /// Which table.
+        what: &'static str,
+        /// What the kernel said.
+        source: Box<rtnetlink::Error>,
+    },
+    /// Kernel parameters cannot be read.
+    #[error("cannot read /proc/sys/{0}")]
+    ReadSysctl(io::Error),
+    /// One change was refused.
+    #[error("{step}: {reason}")]
+    Change {
+        /// Device and change.
+        step: Step,
+        /// What the kernel said.
+        reason: String,
+    },
+}
+
+/// The kernel's network state of this network namespace.
+pub struct Kernel {
+    handle: Handle,
+    sysctls: Sysctls,
+    events: BoxStream<'static, ()>,
+    connections: Mutex<tokio::task::JoinSet<()>>,
+}
+
+impl Kernel {
+    /// Opens the netlink sockets; the kernel's messages of changes are collected from now on.
+    ///
+    /// # Errors
+    /// [`KernelError::Open`].
+    pub fn open() -> Result<Self, KernelError> {
+        let open = |what| move |source| KernelError::Open { what, source };
+        let (connection, handle, _) =
+            rtnetlink::new_connection().map_err(open("the netlink socket"))?;
+        let (monitor, _, events) = rtnetlink::new_multicast_connection(&[
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv4Route,
+        ])
+        .map_err(open("the netlink monitor"))?;
+        let sysctls = Sysctls::open().map_err(open("/proc/sys/net"))?;
+        let mut connections = tokio::task::JoinSet::new();
+        connections.spawn(connection);
+        connections.spawn(monitor);
+        let events = events.map(drop).boxed();
+        Ok(Self { handle, sysctls, events, connections: Mutex::new(connections) })
+    }
+
+    /// Waits for a change by anybody, this process included; swallows all that are already here.
+    /// An overrun of the kernel's buffer counts as a change, too.
+    pub async fn changed(&mut self) {
+        if self.events.next().await.is_none() {
+            // The monitor ended; the periodic check remains.
+            std::future::pending::<()>().await;
+        }
+        while let Some(Some(())) = self.events.next().now_or_never() {}
+    }
+
+    /// Completes the state of `links`; of the kernel parameters only `sysctls` (paths under
+    /// `/proc/sys`) are read.
+    ///
+    /// # Errors
+    /// Reading failed.
+    pub async fn read(
+        &self,
+        links: BTreeMap<u32, Link>,
+        sysctls: impl Iterator<Item = &str>,
+    ) -> Result<Actual, KernelError> {
+        let mut request = self.handle.address().get();
+        request.message_mut().header.family = AddressFamily::Inet;
+        let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        Ok(Actual {
+            links,
+            addresses: dump("addresses", request.execute(), address).await?,
+            routes: dump("routes", self.handle.route().get(query).execute(), route).await?,
+            sysctls: self.sysctls.read(sysctls).map_err(KernelError::ReadSysctl)?,
+        })
+    }
+
+    /// Reads the devices.
+    ///
+    /// # Errors
+    /// Reading failed.
+    pub async fn links(&self) -> Result<BTreeMap<u32, Link>, KernelError> {
+        let links = dump("devices", self.handle.link().get().execute(), link).await?;
+        Ok(links.into_iter().map(|link| (link.index, link)).collect())
+    }
+
+    /// Makes one change. What is already so, or already gone, is no error.
+    ///
+    /// # Errors
+    /// [`KernelError::Change`].
+    pub async fn apply(&self, step: &Step) -> Result<(), KernelError> {
+        let failed = |reason: String| KernelError::Change { step: step.clone(), reason };
+        if let Change::SetSysctl { path, value } = &step.change {
+            return self.sysctls.write(path, value).map_err(|error| failed(error.to_string()));
+        }
+        let result = match &step.change {
+            Change::CreateBridge { mac } => {
+                let mut builder = bridge_settings(LinkBridge::new(&step.device));
+                if let Some(mac) = mac {
+                    builder = builder.address(mac.0.to_vec());
+                }
+                self.handle.link().add(builder.build()).execute().await
+            }
+            change => match self.index(&step.device).await {
+                Ok(index) => self.change(index, change).await,
+                Err(error) => Err(error),
+            },
+        };
+        match result {
+            Ok(()) => Ok(()),
+            Err(rtnetlink::Error::NetlinkError(error)) => {
+                let code = -error.raw_code();
+                let harmless = match step.change {
+                    Change::RemoveAddress(_) => code == libc::EADDRNOTAVAIL,
+                    Change::RemoveRoute(_) => code == libc::ESRCH,
+                    _ => false,
+                };
+                if harmless {
+                    return Ok(());
+                }
+                Err(failed(error.to_io().to_string()))
+            }
+            Err(error) => Err(failed(error.to_string())),
+        }
+    }
+
+    async fn index(&self, device: &str) -> Result<u32, rtnetlink::Error> {
+        let mut links = pin!(self.handle.link().get().match_name(device).execute());
+        match links.try_next().await? {
+            Some(link) => Ok(link.header.index),
+            None => Err(rtnetlink::Error::RequestFailed),
+        }
+    }
+
+    async fn change(&self, index: u32, change: &Change) -> Result<(), rtnetlink::Error> {
+        let handle = &self.handle;
+        let set = LinkUnspec::new_with_index(index);
+        match change {
+            // Both are handled by `apply`, before a device is looked up.
+            Change::SetSysctl { .. } | Change::CreateBridge { .. } => Ok(()),
+            Change::DeleteBridge => handle.link().del(index).execute().await,
+            Change::ConfigureBridge => {
+                let message = bridge_settings(LinkBridge::new("").index(index)).build();
+                handle.link().change(without_name(message)).execute().await
+            }
+            Change::SetAlias => handle.link().set(set.alias(ALIAS).build()).execute().await,
+            Change::SetMac(mac) => {
+                handle.link().set(set.address(mac.0.to_vec()).build()).execute().await
+            }
+            Change::SetMtu(mtu) => handle.link().set(set.mtu(*mtu).build()).execute().await,
+            Change::SetMaster(None) => {
+                handle.link().set(set.nocontroller().build()).execute().await
+            }
+            Change::SetMaster(Some(bridge)) => {
+                let bridge = self.index(bridge).await?;
+                handle.link().set(set.controller(bridge).build()).execute().await
+            }
+            Change::SetUp => handle.link().set(set.up().build()).execute().await,
+            Change::AddAddress(net) => {
+                let mut request =
+                    handle.address().add(index, IpAddr::V4(net.addr()), net.prefix_len());
+                request
+                    .message_mut()
+                    .attributes
+                    .push(AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)));
+                request.execute().await
+            }
+            Change::RemoveAddress(net) => {
+                let message = rtnetlink::AddressMessageBuilder::<Ipv4Addr>::new()
+                    .index(index)
+                    .address(net.addr(), net.prefix_len())
+                    .build();
+                handle.address().del(message).execute().await
+            }
+            Change::AddRoute(way) => handle.route().add(route_message(index, way)).execute().await,
+            Change::ReplaceRoute(way) => {
+                handle.route().add(route_message(index, way)).replace().execute().await
+            }
+            Change::RemoveRoute(way) => {
+                handle.route().del(route_message(index, way)).execute().await
+            }
+        }
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        if let Ok(connections) = self.connections.get_mut() {
+            connections.abort_all();
+        }
+    }
+}
+
+fn bridge_settings(
+    builder: rtnetlink::LinkMessageBuilder<LinkBridge>,
+) -> rtnetlink::LinkMessageBuilder<LinkBridge> {
+    builder.stp_state(BridgeStpState::Disabled).forward_delay(0)
+}
+
+/// A change of an existing device is addressed by index; a name would rename it.
+fn without_name(mut message: LinkMessage) -> LinkMessage {
+    message.attributes.retain(|attribute| !matches!(attribute, LinkAttribute::IfName(_)));
+    message
+}
+
+fn route_message(index: u32, way: &Way) -> RouteMessage {
+    let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(way.destination.addr(), way.destination.prefix_len())
+        .output_interface(index)
+        .priority(way.metric)
+        .protocol(RouteProtocol::Other(PROTOCOL))
+        .kind(RouteType::Unicast)
+        .scope(if way.gateway.is_some() { RouteScope::Universe } else { RouteScope::Link });
+    if let Some(gateway) = way.gateway {
+        builder = builder.gateway(gateway);
+    }
+    if let Some(source) = way.source {
+        builder = builder.pref_source(source);
+    }
+    if way.onlink {
+        builder = builder.onlink();
+    }
+    builder.build()
+}
+
+async fn dump<M, T>(
+    what: &'static str,
+    messages: impl Stream<Item = Result<M, rtnetlink::Error>>,
+    read: impl Fn(&M) -> Option<T>,
+) -> Result<Vec<T>, KernelError> {
+    let mut messages = pin!(messages);
+    let mut all = Vec::new();
+    while let Some(message) = messages
+        .try_next()
+        .await
+        .map_err(|source| KernelError::Read { what, source: Box::new(source) })?
+    {
+        all.extend(read(&message));
+    }
+    Ok(all)
+}
+
+fn link(message: &LinkMessage) -> Option<Link> {
+    let header = &message.header;
+    let mut link = Link {
+        index: header.index,
+        up: header.flags.contains(LinkFlags::Up),
+        carrier: header.flags.contains(LinkFlags::LowerUp),
+        kind: match header.link_layer_type {
+            LinkLayerType::Ether => LinkKind::Ethernet,
+            LinkLayerType::Loopback => LinkKind::Loopback,
+            _ => LinkKind::Other,
+        },
+        ..Link::default()
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name.clone(),
+            LinkAttribute::Address(bytes) => link.mac = mac(bytes),
+            LinkAttribute::PermAddress(bytes) => link.permanent_mac = mac(bytes),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::MaxMtu(mtu) => link.max_mtu = *mtu,
+            LinkAttribute::Controller(index) => link.master = Some(*index),
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
+            LinkAttribute::Stats64(stats) => {
+                link.rx_bytes = stats.rx_bytes;
+                link.tx_bytes = stats.tx_bytes;
+            }
+            LinkAttribute::LinkInfo(infos) => {
+                if infos.contains(&LinkInfo::Kind(InfoKind::Bridge)) {
+                    link.kind = bridge(infos);
+                }
+            }
+            _ => {}
+        }
+    }
+    let hardware = sysfs::hardware(&link.name);
+    link.bus_path = hardware.bus_path;
+    link.driver = hardware.driver;
+    link.mac_set = hardware.mac_set;
+    if hardware.wireless {
+        link.kind = LinkKind::Wireless;
+    }
+    Some(link)
+}
+
+fn bridge(infos: &[LinkInfo]) -> LinkKind {
+    let mut stp = false;
+    let mut delay = 0;
+    for info in infos {
+        let LinkInfo::Data(InfoData::Bridge(data)) = info else { continue };
+        for setting in data {
+            match setting {
+                InfoBridge::StpState(state) => stp = *state != BridgeStpState::Disabled,
+                InfoBridge::ForwardDelay(hundredths) => delay = *hundredths,
+                _ => {}
+            }
+        }
+    }
+    LinkKind::Bridge { stp, forward_delay: delay }
+}
+
+fn mac(bytes: &[u8]) -> Option<MacAddress> {
+    <[u8; 6]>::try_from(bytes).ok().filter(|mac| *mac != [0; 6]).map(MacAddress)
+}
+
+fn address(message: &AddressMessage) -> Option<Address> {
+    if message.header.family != AddressFamily::Inet {
+        return None;
+    }
+    let mut local = None;
+    let mut ours = false;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(IpAddr::V4(address)) => local = Some(*address),
+            AddressAttribute::Protocol(protocol) => {
+                ours = *protocol == AddressProtocol::Other(PROTOCOL);
+            }
+            _ => {}
+        }
+    }
+    let address = Ipv4Net::new(local?, message.header.prefix_len).ok()?;
+    Some(Address { index: message.header.index, address, ours })
+}
+
+fn route(message: &RouteMessage) -> Option<Route> {
+    let header = &message.header;
+    let mut table = u32::from(header.table);
+    let mut index = 0;
+    let mut way = Way {
+        destination: Ipv4Net::default(),
+        gateway: None,
+        onlink: header.flags.contains(RouteFlags::Onlink),
+        source: None,
+        metric: 0,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => {
+                way.destination = Ipv4Net::new(*address, header.destination_prefix_length).ok()?;
+            }
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => way.gateway = Some(*address),
+            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => way.source = Some(*address),
+            RouteAttribute::Priority(metric) => way.metric = *metric,
+            RouteAttribute::Oif(oif) => index = *oif,
+            RouteAttribute::Table(id) => table = *id,
+            _ => {}
+        }
+    }
+    let main = table == u32::from(RouteHeader::RT_TABLE_MAIN);
+    (header.address_family == AddressFamily::Inet && main && header.kind == RouteType::Unicast)
+        .then(|| Route { index, way, ours: header.protocol == RouteProtocol::Other(PROTOCOL) })
+}

@@ -1,0 +1,219 @@
+//! From configuration, NICs and leases to the wanted state of the kernel. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use ipnet::Ipv4Net;
+use portcullis_model::{Interface, InterfaceKind, Ipv4, Name, part::NetworkPart};
+
+use crate::{
+    client::lease::Grant,
+    kernel::{
+        Device, Link, LinkKind, Wanted, Way,
+        sysctl::{self, ReversePath},
+    },
+    ports,
+};
+
+/// The present that configuration is applied to.
+#[derive(Debug)]
+pub struct Present<'a> {
+    /// Devices by kernel index.
+    pub links: &'a BTreeMap<u32, Link>,
+    /// Leases in force by interface.
+    pub leases: &'a BTreeMap<Name, Grant>,
+    /// MTU of each device before this service changed it.
+    pub original_mtus: &'a BTreeMap<String, u32>,
+    /// Whether software devices count as physical ports.
+    pub all_ports: bool,
+}
+
+/// Which devices an interface has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placed {
+    /// The device with its addresses; none while its port is missing.
+    pub device: Option<String>,
+    /// Its physical ports.
+    pub ports: Vec<String>,
+}
+
+/// The outcome.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Target {
+    /// State of the kernel to reach.
+    pub wanted: Wanted,
+    /// Devices of each interface.
+    pub placed: BTreeMap<Name, Placed>,
+    /// What the user should know, by interface.
+    pub problems: Vec<String>,
+}
+
+/// What the kernel's state shall be.
+pub fn target(part: &NetworkPart, present: &Present<'_>) -> Target {
+    let mut target = Target::default();
+    let nics = ports::nics(present.links.values(), present.all_ports);
+    let assigned = ports::assign(&part.interfaces, &nics);
+    let uplinks = part.interfaces.values().filter(|i| is_uplink(i)).count();
+    let mut filters = BTreeMap::new();
+    for (name, interface) in &part.interfaces {
+        let ports = assigned.get(name).cloned().unwrap_or_default();
+        let placed = target.place(name, interface, ports, present);
+        if let Some(device) = &placed.device {
+            let loose = is_uplink(interface) && uplinks > 1;
+            let filter = if loose { ReversePath::Loose } else { ReversePath::Strict };
+            filters.insert(device.clone(), filter);
+        }
+        target.placed.insert(name.clone(), placed);
+    }
+    target.routes(part, present);
+    target.overlaps(part, present);
+    target.wanted.sysctls = sysctl::wanted(filters.iter().map(|(d, f)| (d.as_str(), *f)));
+    target
+}
+
+fn is_uplink(interface: &Interface) -> bool {
+    matches!(interface.ipv4, Ipv4::Dhcp { .. } | Ipv4::Static { gateway: Some(_), .. })
+}
+
+impl Target {
+    fn place(
+        &mut self,
+        name: &Name,
+        interface: &Interface,
+        ports: Vec<String>,
+        present: &Present<'_>,
+    ) -> Placed {
+        let lease = present.leases.get(name);
+        let link = |device: &str| present.links.values().find(|link| link.name == device);
+        // 576 is the least that IPv4 needs; what the driver takes at most is in the link.
+        let mtu_of = |device: &str| {
+            let asked = interface.mtu.or(lease.and_then(|lease| lease.mtu)).map(u32::from);
+            let most = link(device).map_or(0, |link| link.max_mtu);
+            match asked {
+                // Told by the server, not by the user: what the NIC cannot do is not tried.
+                Some(mtu) if interface.mtu.is_none() && most > 0 => Some(mtu.min(most)),
+                Some(mtu) => Some(mtu),
+                None => present.original_mtus.get(device).copied(),
+            }
+        };
+        let addresses = addresses(interface, lease);
+        let device = match interface.kind {
+            InterfaceKind::Ethernet => {
+                let Some(port) = ports.first() else {
+                    self.problems.push(format!("{name}: none of its ports is there"));
+                    return Placed::default();
+                };
+                let device = Device { addresses, mtu: mtu_of(port), bridge: None, master: None };
+                self.wanted.devices.insert(port.clone(), device);
+                port.clone()
+            }
+            InterfaceKind::Bridge => {
+                let bridge = name.to_string();
+                let other =
+                    link(&bridge).filter(|link| !matches!(link.kind, LinkKind::Bridge { .. }));
+                if other.is_some() {
+                    self.problems.push(format!(
+                        "{name}: a device of this name is there and is not a bridge; choose another name"
+                    ));
+                    return Placed { device: None, ports };
+                }
+                for port in &ports {
+                    let device = Device {
+                        master: Some(bridge.clone()),
+                        mtu: mtu_of(port),
+                        ..Device::default()
+                    };
+                    self.wanted.devices.insert(port.clone(), device);
+                }
+                let first = ports.first().and_then(|port| link(port));
+                let mac = first.and_then(|link| link.permanent_mac.or(link.mac));
+                let mtu = mtu_of(&bridge);
+                let device = Device { bridge: Some(mac), addresses, mtu, master: None };
+                self.wanted.devices.insert(bridge.clone(), device);
+                bridge
+            }
+        };
+        Placed { device: Some(device), ports }
+    }
+
+    fn routes(&mut self, part: &NetworkPart, present: &Present<'_>) {
+        let mut taken = BTreeSet::new();
+        for (name, interface) in &part.interfaces {
+            let Some(device) = self.placed.get(name).and_then(|placed| placed.device.clone())
+            else {
+                continue;
+            };
+            for mut way in ways(interface, present.leases.get(name)) {
+                // One route for each destination and metric: of equal uplinks the first by name
+                // is preferred.
+                while !taken.insert((way.destination, way.metric)) {
+                    way.metric = way.metric.saturating_add(1);
+                }
+                self.wanted.routes.push((device.clone(), way));
+            }
+        }
+    }
+
+    /// A WAN that gives out the LAN's own addresses is common behind a second router, and nothing
+    /// works then.
+    fn overlaps(&mut self, part: &NetworkPart, present: &Present<'_>) {
+        for (name, grant) in present.leases {
+            for (other, interface) in &part.interfaces {
+                let Ipv4::Static { addresses, .. } = &interface.ipv4 else { continue };
+                let overlap = addresses.iter().find(|address| {
+                    address.contains(&grant.address.network())
+                        || grant.address.contains(&address.network())
+                });
+                if let Some(address) = overlap {
+                    self.problems.push(format!(
+                        "{name}: the leased network {} overlaps {other}'s {address}; give {other} another network",
+                        grant.address.trunc()
+                    ));
+                }
+            }
+        }
+    }
+}
+
+fn addresses(interface: &Interface, lease: Option<&Grant>) -> Vec<Ipv4Net> {
+    match &interface.ipv4 {
+        Ipv4::None => Vec::new(),
+        Ipv4::Dhcp { .. } => lease.map(|lease| lease.address).into_iter().collect(),
+        Ipv4::Static { addresses, .. } => addresses.clone(),
+    }
+}
+
+fn ways(interface: &Interface, lease: Option<&Grant>) -> Vec<Way> {
+    match (&interface.ipv4, lease) {
+        (Ipv4::Static { addresses, gateway: Some(gateway), metric }, _) => {
+            vec![way(Ipv4Net::default(), Some(*gateway), addresses, None, *metric)]
+        }
+        (Ipv4::Dhcp { metric }, Some(lease)) => {
+            let own = lease.address;
+            lease
+                .routes
+                .iter()
+                // The kernel makes the route to the own prefix by itself.
+                .filter(|(destination, gateway)| gateway.is_some() || *destination != own.trunc())
+                .map(|(destination, gateway)| {
+                    way(*destination, *gateway, &[own], Some(own.addr()), *metric)
+                })
+                .collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn way(
+    destination: Ipv4Net,
+    gateway: Option<Ipv4Addr>,
+    own: &[Ipv4Net],
+    source: Option<Ipv4Addr>,
+    metric: u32,
+) -> Way {
+    // Some providers lease a /32, or have the gateway outside of the prefix.
+    let onlink = gateway.is_some_and(|gateway| !own.iter().any(|net| net.contains(&gateway)));
+    Way { destination, gateway, onlink, source, metric }
+}

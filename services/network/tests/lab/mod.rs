@@ -1,0 +1,286 @@
+//! A router between a provider and two LAN clients, each in a network namespace of its own. The
+//! router runs the real service; the configuration service is played by the test.
+
+use std::{
+    fs::{self, File},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    process::{Child, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use async_trait::async_trait;
+use portcullis_bus::{
+    config::{ApplyReport, Config1, ConfigApi, ConfigStatus, Problem},
+    network::{InterfaceStatus, NetworkBusProxy, WanLease},
+    server::{Callers, Server},
+};
+use portcullis_model::{Document, part::NetworkPart};
+use portcullis_netns::{Namespace, Running};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// `wan0` of the router is joined with `eth0` of the provider, 10.9.0.1/24; `lan0` and `lan1` with
+/// `eth0` of each client.
+pub struct Lab {
+    pub router: Namespace,
+    pub provider: Namespace,
+    pub clients: [Namespace; 2],
+    pub folder: TempDir,
+    part: Arc<Mutex<NetworkPart>>,
+}
+
+/// The service; killed when dropped.
+pub struct Service {
+    child: Child,
+}
+
+/// Plays the configuration service: hands out the part.
+struct FakeConfig(Arc<Mutex<NetworkPart>>);
+
+#[async_trait]
+impl ConfigApi for FakeConfig {
+    async fn document(&self) -> portcullis_bus::Result<String> {
+        Err(portcullis_bus::Error::Failed("not played".into()))
+    }
+    async fn status(&self) -> portcullis_bus::Result<ConfigStatus> {
+        Err(portcullis_bus::Error::Failed("not played".into()))
+    }
+    async fn check(&self, _toml: String) -> portcullis_bus::Result<Vec<Problem>> {
+        Err(portcullis_bus::Error::Failed("not played".into()))
+    }
+    async fn apply(&self, _toml: String) -> portcullis_bus::Result<ApplyReport> {
+        Err(portcullis_bus::Error::Failed("not played".into()))
+    }
+    async fn part(&self, service: String) -> portcullis_bus::Result<String> {
+        if service != "network" {
+            return Err(portcullis_bus::Error::NotFound(service));
+        }
+        Ok(serde_json::to_string(&*self.0.lock().unwrap()).unwrap())
+    }
+}
+
+/// WAN by DHCP on `wan0`, LAN bridge of `lan0` and `lan1` with 192.168.77.1/24.
+pub const ROUTER: &str = r#"
+    [interfaces.wan]
+    zone = "wan"
+    ports = ["wan0"]
+    ipv4 = { method = "dhcp" }
+
+    [interfaces.lan]
+    kind = "bridge"
+    zone = "lan"
+    ports = ["lan0", "lan1"]
+    ipv4 = { method = "static", addresses = ["192.168.77.1/24"] }
+"#;
+
+pub fn part(toml: &str) -> NetworkPart {
+    NetworkPart::of(&Document::parse(toml).unwrap())
+}
+
+fn runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+impl Lab {
+    pub fn new(toml: &str) -> Result<Self> {
+        let router = Namespace::new("router")?;
+        let provider = Namespace::new("isp")?;
+        let clients = [Namespace::new("lan")?, Namespace::new("lan")?];
+        router.join("wan0", &provider, "eth0")?;
+        provider.address("eth0", "10.9.0.1/24")?;
+        for (client, port) in clients.iter().zip(["lan0", "lan1"]) {
+            router.join(port, client, "eth0")?;
+        }
+        let folder = tempfile::tempdir()?;
+        fs::create_dir(folder.path().join("bus"))?;
+        let part = Arc::new(Mutex::new(part(toml)));
+        let config =
+            Server::new(Config1(Arc::new(FakeConfig(part.clone()))), Callers::SocketModeDecides);
+        let listener =
+            std::os::unix::net::UnixListener::bind(folder.path().join("bus/config.sock"))?;
+        listener.set_nonblocking(true)?;
+        // Ends with the test process.
+        std::thread::spawn(move || {
+            runtime().unwrap().block_on(async {
+                match config.run(tokio::net::UnixListener::from_std(listener).unwrap()).await {}
+            })
+        });
+        Ok(Self { router, provider, clients, folder, part })
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts the service and waits until it answers on the bus.
+    pub fn start(&self) -> Result<Service> {
+        let log = File::options().create(true).append(true).open(self.path("service.log"))?;
+        let child = self
+            .router
+            .command(env!("CARGO_BIN_EXE_portcullis-network"))
+            .env("PORTCULLIS_RUN_DIR", self.folder.path())
+            .env("PORTCULLIS_DATA_DIR", self.path("data"))
+            .env("PORTCULLIS_LOG", "debug,zbus=warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .context("network service")?;
+        let service = Service { child };
+        // The socket of an earlier run may still be there: asked until somebody answers.
+        self.until("the service answers", Duration::from_secs(10), || {
+            Ok(self.interfaces().is_ok_and(|interfaces| !interfaces.is_empty()))
+        })?;
+        Ok(service)
+    }
+
+    fn call<T>(
+        &self,
+        ask: impl AsyncFnOnce(NetworkBusProxy<'_>) -> portcullis_bus::Result<T>,
+    ) -> Result<T> {
+        let stream = UnixStream::connect(self.path("bus/network.sock"))?;
+        Ok(runtime()?.block_on(async {
+            let connection = zbus::connection::Builder::unix_stream(stream)
+                .p2p()
+                .method_timeout(Duration::from_secs(20))
+                .build()
+                .await
+                .map_err(portcullis_bus::Error::from)?;
+            let proxy =
+                NetworkBusProxy::new(&connection).await.map_err(portcullis_bus::Error::from)?;
+            ask(proxy).await
+        })?)
+    }
+
+    pub fn interfaces(&self) -> Result<Vec<InterfaceStatus>> {
+        self.call(async |network| network.interfaces().await)
+    }
+
+    pub fn interface(&self, name: &str) -> Result<InterfaceStatus> {
+        self.interfaces()?.into_iter().find(|i| i.name == name).context("no such interface")
+    }
+
+    pub fn lease(&self) -> Result<WanLease> {
+        self.call(async |network| network.wan_leases().await)?
+            .into_iter()
+            .next()
+            .context("no lease")
+    }
+
+    /// Applies a document's part, as the configuration service does.
+    pub fn apply(&self, toml: &str) -> Result<()> {
+        let part = part(toml);
+        *self.part.lock().unwrap() = part.clone();
+        self.apply_json(serde_json::to_string(&part)?)
+    }
+
+    pub fn apply_json(&self, json: String) -> Result<()> {
+        self.call(async |network| network.apply(json).await)
+    }
+
+    /// Number of `Changed` signals within `time`.
+    pub fn signals(&self, time: Duration) -> Result<usize> {
+        use futures_util::StreamExt;
+        self.call(async |network| {
+            let mut signals = network.receive_changed().await?;
+            let mut count = 0;
+            let end = tokio::time::Instant::now() + time;
+            while let Ok(Some(_)) = tokio::time::timeout_at(end, signals.next()).await {
+                count += 1;
+            }
+            Ok(count)
+        })
+    }
+
+    /// Waits for `condition`; fails with the service's log.
+    pub fn until(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut condition: impl FnMut() -> Result<bool>,
+    ) -> Result<()> {
+        let end = Instant::now() + limit;
+        loop {
+            let outcome = condition();
+            match outcome {
+                Ok(true) => return Ok(()),
+                _ if Instant::now() < end => std::thread::sleep(Duration::from_millis(50)),
+                Ok(false) => bail!("not within {limit:?}: {what}\n{}", self.log()),
+                Err(error) => return Err(error.context(format!("{what}\n{}", self.log()))),
+            }
+        }
+    }
+
+    pub fn until_state(&self, state: &str, limit: Duration) -> Result<()> {
+        self.until(&format!("state {state}"), limit, || Ok(self.lease()?.state == state))
+    }
+
+    /// The service's log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("service.log")).unwrap_or_default()
+    }
+
+    /// Starts the provider's DHCP server with further options; its log is `dnsmasq.log`.
+    pub fn dnsmasq(&self, options: &[&str]) -> Result<Running> {
+        let mut command = self.provider.command("dnsmasq");
+        command
+            .args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--log-dhcp"])
+            .args(["--user=root", "--pid-file=", "--dhcp-authoritative", "--interface=eth0"])
+            .arg(format!("--dhcp-leasefile={}", self.path("dnsmasq.leases").display()))
+            .arg(format!("--log-facility={}", self.path("dnsmasq.log").display()))
+            .args(options);
+        if !options.iter().any(|option| option.starts_with("--dhcp-range")) {
+            command.arg("--dhcp-range=10.9.0.100,10.9.0.150,255.255.255.0,120");
+        }
+        let mut server = Running::start(command)?;
+        std::thread::sleep(Duration::from_millis(300));
+        server.check().context("is dnsmasq installed?")?;
+        Ok(server)
+    }
+
+    pub fn dnsmasq_log(&self) -> String {
+        fs::read_to_string(self.path("dnsmasq.log")).unwrap_or_default()
+    }
+
+    /// Messages of these kinds in dnsmasq's log, in order.
+    pub fn dhcp_messages(&self) -> Vec<String> {
+        let kinds = ["DISCOVER", "OFFER", "REQUEST", "ACK", "NAK", "DECLINE", "RELEASE"];
+        self.dnsmasq_log()
+            .lines()
+            .filter_map(|line| kinds.iter().find(|kind| line.contains(&format!(" DHCP{kind}("))))
+            .map(|kind| (*kind).to_owned())
+            .collect()
+    }
+}
+
+impl Service {
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it as init does.
+    pub fn stop(mut self) -> Result<()> {
+        let id = i32::try_from(self.child.id())?;
+        let id = rustix::process::Pid::from_raw(id).context("process id")?;
+        rustix::process::kill_process(id, rustix::process::Signal::TERM)?;
+        let end = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait()? {
+                ensure!(status.success(), "the service ended with {status}");
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bail!("the service does not stop")
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
