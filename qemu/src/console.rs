@@ -102,7 +102,10 @@ impl Console {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() || output.ended {
                 let why = if output.ended { "the machine ended" } else { "not in time" };
-                bail!("console: no `{text}` ({why}, limit {limit:?}); last lines:\n{}", tail(&output));
+                bail!(
+                    "console: no `{text}` ({why}, limit {limit:?}); last lines:\n{}",
+                    tail(&output)
+                );
             }
             output = self
                 .shared
@@ -183,7 +186,8 @@ mod tests {
         let mut output = Output::default();
         output.append(b"\x1b[2J\x1b[01;01Hfirst\r\nsec", Duration::from_secs(1));
         output.append(b"ond \x1b[1mbold\x1b[0m\n", Duration::from_secs(2));
-        let lines: Vec<_> = output.lines.iter().map(|l| (l.text.as_str(), l.at.as_secs())).collect();
+        let lines: Vec<_> =
+            output.lines.iter().map(|l| (l.text.as_str(), l.at.as_secs())).collect();
         assert_eq!(lines, [("first", 1), ("second bold", 1), ("", 2)]);
     }
 }

@@ -111,7 +111,11 @@ impl Internet {
             .arg(format!("--dhcp-option=option:router,{}", addresses::PROVIDER))
             .arg(format!("--dhcp-option=option:dns-server,{}", addresses::PROVIDER))
             .arg(format!("--host-record={},{}", addresses::SITE_NAME, addresses::SITE))
-            .args(["--domain=provider.example", "--auth-zone=unused.example", "--auth-server=x.example"]);
+            .args([
+                "--domain=provider.example",
+                "--auth-zone=unused.example",
+                "--auth-server=x.example",
+            ]);
         let mut dnsmasq = Running::start(command)?;
         std::thread::sleep(Duration::from_millis(200));
         dnsmasq.check()?;

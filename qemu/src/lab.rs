@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use crate::{Console, Disk, Host, Internet, Nic, Vm, VmSettings};
 
@@ -114,8 +115,8 @@ impl Lab {
         let [host, _] = &self.hosts;
         host.lease_by_udhcpc("pc", BOOT_LIMIT)?;
         host.wait_for_status("healthy with a WAN lease", BOOT_LIMIT, |status| {
-            status.pointer("/system/healthy").and_then(serde_json::Value::as_bool) == Some(true)
-                && status.to_string().contains("\"bound\"")
+            status.pointer("/system/healthy").and_then(Value::as_bool) == Some(true)
+                && status.pointer("/wan/0/state").and_then(Value::as_str) == Some("bound")
         })?;
         Ok(())
     }
@@ -137,7 +138,8 @@ impl Lab {
         loop {
             let lines = console.lines();
             let after: Vec<_> = lines.iter().skip(start).map(|line| line.text.as_str()).collect();
-            let echo = after.iter().position(|text| text.contains(PROMPT) && text.contains(command));
+            let echo =
+                after.iter().position(|text| text.contains(PROMPT) && text.contains(command));
             let done = after.iter().rposition(|text| text.trim() == PROMPT);
             if let (Some(echo), Some(done)) = (echo, done)
                 && done > echo

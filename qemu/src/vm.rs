@@ -71,8 +71,8 @@ impl Vm {
             }
         }
         // QEMU connects to us, so that not one byte of the console is lost.
-        let console_listener =
-            UnixListener::bind(&console_path).with_context(|| console_path.display().to_string())?;
+        let console_listener = UnixListener::bind(&console_path)
+            .with_context(|| console_path.display().to_string())?;
 
         let mut command = Command::new("qemu-system-x86_64");
         command
@@ -80,7 +80,10 @@ impl Vm {
             .args(Accelerator::choose()?.arguments())
             .args(["-m", &memory_mib.to_string(), "-smp", &cpus.to_string(), "-no-reboot"])
             .args(["-action", "panic=none"])
-            .args(["-drive", &format!("if=pflash,unit=0,format=raw,readonly=on,file={}", code.display())])
+            .args([
+                "-drive",
+                &format!("if=pflash,unit=0,format=raw,readonly=on,file={}", code.display()),
+            ])
             .args(["-drive", &format!("if=pflash,unit=1,format=raw,file={}", variables.display())])
             .args(["-chardev", &format!("socket,id=serial,path={}", console_path.display())])
             .args(["-serial", "chardev:serial"])
@@ -119,7 +122,9 @@ impl Vm {
             };
             command.args(["-netdev", &backend]).args([
                 "-device",
-                &format!("virtio-net-pci,netdev=net{number},mac=52:54:00:77:00:{number:02x},romfile="),
+                &format!(
+                    "virtio-net-pci,netdev=net{number},mac=52:54:00:77:00:{number:02x},romfile="
+                ),
             ]);
         }
         let descriptors: Vec<_> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
@@ -178,9 +183,7 @@ impl Vm {
     /// # Errors
     /// If there is no such NIC.
     pub fn set_link(&mut self, number: usize, up: bool) -> Result<()> {
-        self.qmp
-            .command("set_link", json!({ "name": format!("net{number}"), "up": up }))
-            .map(drop)
+        self.qmp.command("set_link", json!({ "name": format!("net{number}"), "up": up })).map(drop)
     }
 
     /// Whether the machine is still on.
@@ -235,7 +238,9 @@ fn accept(listener: &UnixListener, child: &mut Child) -> Result<std::os::unix::n
                 stream.set_nonblocking(false)?;
                 return Ok(stream);
             }
-            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => return Err(error.into()),
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => {
+                return Err(error.into());
+            }
             Err(_) => {}
         }
         if let Some(status) = child.try_wait()? {

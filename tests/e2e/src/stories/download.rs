@@ -4,6 +4,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use portcullis_qemu::{Host, Internet, addresses};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::scene::Scene;
@@ -43,7 +44,8 @@ pub fn one_address(scene: &mut Scene) -> Result<()> {
         "the site saw {first} and {second}"
     );
     let status = scene.host().status()?;
-    ensure!(status.to_string().contains(first), "the status does not show {first}");
+    let shown = status.pointer("/wan/0/address").and_then(Value::as_str).unwrap_or_default();
+    ensure!(shown.starts_with(&format!("{first}/")), "the status shows {shown}, not {first}");
     let visitors = scene.lab.internet.visitors();
     ensure!(
         visitors.iter().all(|ip| ip.to_string().starts_with(addresses::WAN_PREFIX)),

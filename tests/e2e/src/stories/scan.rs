@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use portcullis_netns::Running;
-use portcullis_qemu::addresses;
+use serde_json::Value;
 
 use crate::scene::Scene;
 
@@ -54,15 +54,10 @@ pub fn from_lan(scene: &mut Scene) -> Result<()> {
 
 fn wan_address(scene: &Scene) -> Result<String> {
     let status = scene.host().status()?;
-    let text = status.to_string();
-    let start = text.find(&format!("\"{}", addresses::WAN_PREFIX)).context("no WAN address")?;
-    let address: String = text
-        .get(start + 1..)
-        .unwrap_or_default()
-        .chars()
-        .take_while(|c| c.is_ascii_digit() || *c == '.')
-        .collect();
-    Ok(address)
+    let address = status.pointer("/wan/0/address").and_then(Value::as_str);
+    let (address, _prefix) =
+        address.and_then(|text| text.split_once('/')).context("no WAN lease")?;
+    Ok(address.to_owned())
 }
 
 /// Ports that nmap's greppable output calls open.
