@@ -1,2 +1,56 @@
-//! Skeleton.
-fn main() {}
+//! Benchmarks: each prints a table and writes `target/bench/NAME.json`. Peers are measured in the
+//! same run; what is gated is a ratio or a size, never a time on the wall.
+#![allow(clippy::print_stdout, reason = "a tool for people")]
+
+mod boot;
+mod report;
+mod size;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use report::Report;
+
+/// Measures Portcullis against its peers (root).
+#[derive(Parser)]
+struct Arguments {
+    /// Which benchmark.
+    #[arg(value_enum)]
+    bench: Bench,
+    /// Folder of the image that `make image` built.
+    #[arg(long, default_value = "target/image")]
+    image: PathBuf,
+    /// Folder for the results.
+    #[arg(long, default_value = "target/bench")]
+    out: PathBuf,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Bench {
+    /// All of them.
+    All,
+    /// Sizes of the image's parts.
+    Size,
+    /// Boot by phase, time to the first lease, idle memory.
+    Boot,
+}
+
+fn main() -> Result<ExitCode> {
+    let Arguments { bench, image, out } = Arguments::parse();
+    let chosen = |one| bench == Bench::All || bench == one;
+    let mut reports: Vec<Report> = Vec::new();
+    if chosen(Bench::Size) {
+        reports.push(size::measure(&image)?);
+    }
+    if chosen(Bench::Boot) {
+        reports.push(boot::measure(&image)?);
+    }
+    let mut reached = true;
+    for report in &reports {
+        report.print();
+        report.write(&out)?;
+        reached &= report.reached();
+    }
+    Ok(if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
