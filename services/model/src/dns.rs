@@ -16,7 +16,7 @@ pub struct Dns {
     pub domain: String,
     /// Upstream servers; by default those that the WAN leases name.
     pub upstreams: Vec<UpstreamAddress>,
-    /// Answers kept, 0 (no cache) to 1,000,000. Default 10,000.
+    /// Answers kept, 0 (no cache) to 1,000,000, within 24 MiB. Default 10,000.
     pub cache_entries: u32,
 }
 

@@ -1,0 +1,323 @@
+//! Reading and writing the document: what replaced tables leave behind, errors with their place,
+//! and that nothing that can be written is read as something else.
+
+use portcullis_model::{
+    Action, DhcpServer, Dns, Document, Firewall, HostName, Interface, InterfaceKind, Ipv4,
+    MacAddress, Name, Policy, Pool, PortSelector, Reservation, RouterService, System, Timeouts,
+    UpstreamAddress, Zone, validate::validate,
+};
+use proptest::{collection, option, prelude::*};
+
+fn parse(text: &str) -> Document {
+    Document::parse(text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+#[test]
+fn an_empty_document_is_the_defaults() {
+    assert_eq!(parse(""), Document::default());
+    assert_eq!(parse("version = 1\n[system]\n[dns]\n[firewall]\n"), Document::default());
+}
+
+#[test]
+fn default_dhcp_server_stays_with_the_default_network_only() {
+    let lan = |address: &str| {
+        parse(&format!(
+            "[interfaces.lan]\nzone = \"lan\"\nports = [\"eth1\"]\nipv4 = {{ method = \"static\", addresses = [\"{address}\"] }}"
+        ))
+    };
+    assert_eq!(lan("192.168.77.1/24").dhcp, Document::default().dhcp);
+    for other in ["192.168.77.1/25", "192.168.77.2/24", "10.0.0.1/24"] {
+        assert!(lan(other).dhcp.is_empty(), "{other}");
+    }
+    let other_name = parse(
+        "[interfaces.home]\nzone = \"lan\"\nports = [\"eth1\"]\nipv4 = { method = \"static\", addresses = [\"192.168.77.1/24\"] }",
+    );
+    assert!(other_name.dhcp.is_empty());
+    assert!(parse("[interfaces.lan]\nzone = \"lan\"\nports = [\"eth1\"]").dhcp.is_empty());
+    assert!(parse("[dhcp]").dhcp.is_empty(), "an empty table is written, too");
+}
+
+#[test]
+fn default_policies_stay_with_their_zones_only() {
+    let policies = |text: &str| parse(text).firewall.policies;
+    assert_eq!(
+        policies("[firewall.zones.lan]\n[firewall.zones.wan]\n[firewall.zones.guests]"),
+        Document::default().firewall.policies
+    );
+    assert_eq!(policies("[firewall.zones.lan]\n[firewall.zones.internet]"), []);
+    assert_eq!(policies("[firewall]\npolicies = []"), []);
+    assert_eq!(policies("[firewall]\nmax_flows = 2048"), Document::default().firewall.policies);
+}
+
+#[test]
+fn errors_have_path_line_and_column() {
+    for (text, path, position, message) in [
+        (
+            "[interfaces.lan]\nzone = \"lan\"\nports = [\"eth1\", \"a:b\"]",
+            "interfaces.lan.ports[1]",
+            (3, 9),
+            "`a:b` is not a port",
+        ),
+        (
+            "[dhcp.lan]\npool = { start = \"x\", end = \"192.168.77.9\" }",
+            "dhcp.lan.pool.start",
+            (2, 18),
+            "invalid IPv4 address",
+        ),
+        ("[firewall.timeouts]\nudp_s = -1", "firewall.timeouts.udp_s", (2, 9), "expected u32"),
+        (
+            "[dns]\n\n  domains = \"lan\"",
+            "dns.domains",
+            (3, 3),
+            "unknown field `domains`, expected one of `domain`, `upstreams`, `cache_entries`",
+        ),
+        (
+            "[firewall]\nzone = 1",
+            "firewall.zone",
+            (2, 1),
+            "unknown field `zone`, expected one of `zones`, `policies`, `max_flows`, `timeouts`",
+        ),
+        ("[nonsense]", "nonsense", (1, 2), "unknown field `nonsense`"),
+        ("[dns\n", "", (1, 5), ""),
+        ("[system]\nhostname = \"-\"", "system.hostname", (2, 12), "`-` is not a host name"),
+    ] {
+        let error = Document::parse(text).expect_err(text);
+        assert_eq!(error.path, path, "{error}");
+        assert_eq!(error.position, Some(position), "{error}");
+        assert!(error.message.contains(message), "{error}");
+        let shown = error.to_string();
+        assert!(
+            shown.starts_with(&format!("line {}, column {}: ", position.0, position.1)),
+            "{shown}"
+        );
+    }
+}
+
+#[test]
+fn the_documented_example_is_valid() {
+    let text = include_str!("../../../docs/configuration-example.toml");
+    let document = parse(text);
+    let problems = validate(&document);
+    assert!(problems.is_empty(), "{problems:?}");
+    assert_eq!(parse(&document.to_toml().unwrap()), document);
+}
+
+#[test]
+fn every_document_in_the_manual_is_valid() {
+    let manual = include_str!("../../../docs/configuration.md");
+    let blocks: Vec<&str> =
+        manual.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(blocks.len() >= 3, "the manual has examples");
+    for block in blocks {
+        let problems = validate(&parse(block));
+        assert!(problems.is_empty(), "{problems:?}\n{block}");
+    }
+}
+
+#[test]
+fn the_manual_names_every_field() {
+    let manual = include_str!("../../../docs/configuration.md");
+    let example = parse(include_str!("../../../docs/configuration-example.toml"));
+    let toml = example.to_toml().unwrap();
+    for key in toml.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key.trim()) {
+        assert!(manual.contains(&format!("`{key}`")), "`{key}` is not in the manual");
+    }
+}
+
+#[test]
+fn corpus_of_the_fuzzer() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/fuzz/corpus/config_document");
+    let mut files = 0;
+    for entry in std::fs::read_dir(&corpus).expect("the corpus is in the repository") {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        if let Ok(text) = std::str::from_utf8(&bytes) {
+            read_validate_write(text);
+            files += 1;
+        }
+    }
+    assert!(files >= 5, "{files} files in {}", corpus.display());
+}
+
+fn read_validate_write(text: &str) {
+    if let Ok(document) = Document::parse(text) {
+        let _ = validate(&document);
+        let again = document.to_toml().expect("a document can be written");
+        assert_eq!(Document::parse(&again).as_ref(), Ok(&document));
+    }
+}
+
+// --- arbitrary documents -------------------------------------------------------------------
+
+fn names() -> impl Strategy<Value = Name> {
+    "[a-z][a-z0-9_-]{0,14}".prop_map(|text| name(&text))
+}
+
+fn hosts() -> impl Strategy<Value = HostName> {
+    "[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?".prop_map(|text| text.parse().unwrap())
+}
+
+fn addresses() -> impl Strategy<Value = std::net::Ipv4Addr> {
+    any::<u32>().prop_map(Into::into)
+}
+
+fn macs() -> impl Strategy<Value = MacAddress> {
+    any::<[u8; 6]>().prop_map(MacAddress)
+}
+
+fn networks() -> impl Strategy<Value = ipnet::Ipv4Net> {
+    (addresses(), 0..=32_u8)
+        .prop_map(|(address, length)| ipnet::Ipv4Net::new_assert(address, length))
+}
+
+fn ports() -> impl Strategy<Value = PortSelector> {
+    prop_oneof![
+        Just(PortSelector::First),
+        Just(PortSelector::Others),
+        "[a-z][a-z0-9.@-]{0,14}".prop_map(|text| text.parse().unwrap()),
+        macs().prop_map(PortSelector::Mac),
+    ]
+}
+
+fn ipv4() -> impl Strategy<Value = Ipv4> {
+    prop_oneof![
+        Just(Ipv4::None),
+        any::<u32>().prop_map(|metric| Ipv4::Dhcp { metric }),
+        (collection::vec(networks(), 0..4), option::of(addresses()), any::<u32>())
+            .prop_map(|(addresses, gateway, metric)| Ipv4::Static { addresses, gateway, metric }),
+    ]
+}
+
+fn interfaces() -> impl Strategy<Value = Interface> {
+    let kind = prop_oneof![Just(InterfaceKind::Ethernet), Just(InterfaceKind::Bridge)];
+    (kind, names(), collection::vec(ports(), 0..4), option::of(any::<u16>()), ipv4())
+        .prop_map(|(kind, zone, ports, mtu, ipv4)| Interface { kind, zone, ports, mtu, ipv4 })
+}
+
+fn servers() -> impl Strategy<Value = DhcpServer> {
+    let list = || collection::vec(addresses(), 0..3);
+    let reservation = (macs(), addresses(), option::of(hosts()))
+        .prop_map(|(mac, address, hostname)| Reservation { mac, address, hostname });
+    (
+        (addresses(), addresses()),
+        any::<u32>(),
+        (list(), list(), list()),
+        option::of(any::<u16>()),
+        collection::vec(reservation, 0..4),
+    )
+        .prop_map(|((start, end), lease_time_s, (routers, dns, ntp), mtu, reservations)| {
+            DhcpServer {
+                pool: Pool { start, end },
+                lease_time_s,
+                routers,
+                dns,
+                ntp,
+                mtu,
+                reservations,
+            }
+        })
+}
+
+fn firewalls() -> impl Strategy<Value = Firewall> {
+    let service = prop_oneof![
+        Just(RouterService::Dhcp),
+        Just(RouterService::Dns),
+        Just(RouterService::Ping),
+        Just(RouterService::Web),
+    ];
+    let zone = (any::<bool>(), collection::btree_set(service, 0..4))
+        .prop_map(|(masquerade, services)| Zone { masquerade, services });
+    let action = prop_oneof![Just(Action::Allow), Just(Action::Deny)];
+    let policy =
+        (names(), names(), action).prop_map(|(from, to, action)| Policy { from, to, action });
+    let timeouts = any::<[u32; 5]>().prop_map(|[a, b, c, d, e]| Timeouts {
+        tcp_established_s: a,
+        tcp_transitory_s: b,
+        udp_s: c,
+        udp_unreplied_s: d,
+        icmp_s: e,
+    });
+    (
+        collection::btree_map(names(), zone, 0..4),
+        collection::vec(policy, 0..4),
+        any::<u32>(),
+        timeouts,
+    )
+        .prop_map(|(zones, policies, max_flows, timeouts)| Firewall {
+            zones,
+            policies,
+            max_flows,
+            timeouts,
+        })
+}
+
+fn documents() -> impl Strategy<Value = Document> {
+    let upstream = any::<std::net::SocketAddr>().prop_map(|address| {
+        // The text form has neither flow label nor scope.
+        UpstreamAddress(std::net::SocketAddr::new(address.ip(), address.port()))
+    });
+    let dns = (any::<String>(), collection::vec(upstream, 0..4), any::<u32>())
+        .prop_map(|(domain, upstreams, cache_entries)| Dns { domain, upstreams, cache_entries });
+    (
+        any::<u32>(),
+        hosts(),
+        collection::btree_map(names(), interfaces(), 0..4),
+        collection::btree_map(names(), servers(), 0..3),
+        dns,
+        firewalls(),
+    )
+        .prop_map(|(version, hostname, interfaces, dhcp, dns, firewall)| Document {
+            version,
+            system: System { hostname },
+            interfaces,
+            dhcp,
+            dns,
+            firewall,
+        })
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_again(document in documents()) {
+        let toml = document.to_toml().unwrap();
+        prop_assert_eq!(parse(&toml), document);
+    }
+
+    #[test]
+    fn validation_and_parts_end(document in documents()) {
+        let _ = validate(&document);
+        let _ = portcullis_model::part::NetworkPart::of(&document);
+        let _ = portcullis_model::part::FirewallPart::of(&document);
+        let _ = portcullis_model::part::DhcpPart::of(&document);
+        let _ = portcullis_model::part::DnsPart::of(&document);
+        let _ = portcullis_model::part::WebPart::of(&document);
+    }
+
+    #[test]
+    fn any_text_is_a_document_or_an_error(text in any::<String>()) {
+        read_validate_write(&text);
+    }
+
+    /// Texts that are nearly documents: lines of the example, changed and shuffled.
+    #[test]
+    fn damaged_documents_are_documents_or_errors(
+        picks in collection::vec((0..200_usize, 0..60_usize, any::<char>()), 0..40)
+    ) {
+        let example = include_str!("../../../docs/configuration-example.toml");
+        let lines: Vec<&str> = example.lines().collect();
+        let mut text = String::new();
+        for (line, column, c) in picks {
+            let mut line: Vec<char> = lines[line % lines.len()].chars().collect();
+            if column < line.len() {
+                line[column] = c;
+            }
+            text.extend(line);
+            text.push('\n');
+        }
+        read_validate_write(&text);
+    }
+}
