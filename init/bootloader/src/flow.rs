@@ -97,6 +97,7 @@ fn attempt<M: Machine>(machine: &mut M, keys: &[PublicKey]) -> Option<Choice> {
     say_damage(machine, &boot_state);
 
     let mut slots = Slots {
+        keys,
         layout,
         boot_state,
         a: slot::open(machine.disk(), &layout, Slot::A, keys),
@@ -109,14 +110,15 @@ fn attempt<M: Machine>(machine: &mut M, keys: &[PublicKey]) -> Option<Choice> {
 }
 
 /// Both slots, as far as they are known in this pass.
-struct Slots {
+struct Slots<'a> {
+    keys: &'a [PublicKey],
     layout: Layout,
     boot_state: Loaded,
     a: Result<Trusted, SlotError>,
     b: Result<Trusted, SlotError>,
 }
 
-impl Slots {
+impl Slots<'_> {
     fn get(&mut self, slot: Slot) -> &mut Result<Trusted, SlotError> {
         match slot {
             Slot::A => &mut self.a,
@@ -136,7 +138,12 @@ impl Slots {
                         self.say_refusal(machine, slot);
                     }
                     match recovery_prompt(machine, retry) {
-                        Some(Choice::Slot(slot)) => self.start(machine, slot, true),
+                        Some(Choice::Slot(slot)) => {
+                            // Whatever has happened to it in this pass, a person may insist.
+                            *self.get(slot) =
+                                slot::open(machine.disk(), &self.layout, slot, self.keys);
+                            self.start(machine, slot, true);
+                        }
                         None => match retry {
                             Some(retry) => self.start(machine, retry.slot, true),
                             None => return None,

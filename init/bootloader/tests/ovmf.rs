@@ -1,7 +1,9 @@
 //! The boot manager on real firmware: each story is one or a few boots of a small disk under OVMF.
 //!
 //! Needs the Debian packages qemu-system-x86, ovmf and mtools; neither root nor KVM.
+#[cfg(test)]
 mod lab;
+#[cfg(test)]
 #[path = "lab/qemu.rs"]
 mod qemu;
 
@@ -11,6 +13,7 @@ use portcullis_bundle::SigningKey;
 use qemu::{Computer, boot, disk, test_kernel};
 
 /// A disk with a good image in both slots: version 2.0 in a, 1.0 in b, both confirmed.
+#[cfg(test)]
 fn good_disk() -> DiskImage {
     let mut disk = disk();
     disk.install(Slot::A, &blob("2.0", &test_kernel(b'o'), &trusted_key()));
@@ -20,12 +23,14 @@ fn good_disk() -> DiskImage {
 }
 
 /// The value of `name` in the line that the test kernel shows.
+#[cfg(test)]
 fn told<'a>(console: &'a str, name: &str) -> &'a str {
     let line = console.split("test kernel:").nth(1).expect("the test kernel was started");
     let value = line.split(&format!(" {name}=")).nth(1).expect(name);
     value.split(';').next().unwrap()
 }
 
+#[cfg(test)]
 #[track_caller]
 fn shows(console: &str, text: &str) {
     assert!(console.contains(text), "{text:?} is missing on the console:\n{console}");

@@ -42,7 +42,12 @@ pub struct DiskImage {
 impl DiskImage {
     /// `esp` is the content of the EFI system partition; everything else is empty.
     pub fn new(esp: &[u8]) -> Self {
-        let sizes = [("esp", esp.len()), ("state", MIB), ("slot-a", 4 * MIB), ("slot-b", 4 * MIB)];
+        Self::with_state_named("state", esp)
+    }
+
+    /// The same, with another name for the partition of the boot state.
+    pub fn with_state_named(state: &str, esp: &[u8]) -> Self {
+        let sizes = [("esp", esp.len()), (state, MIB), ("slot-a", 4 * MIB), ("slot-b", 4 * MIB)];
         let total = sizes.iter().map(|(_, size)| size).sum::<usize>() + 3 * MIB;
         let mut bytes = vec![0; total];
         let blocks = u32::try_from(total / 512).unwrap() - 1;
