@@ -38,8 +38,13 @@ const MAX_FAILURES: usize = 1000;
 /// Bytes of an answer of usual size; the cache takes so many times its number of entries.
 const USUAL_SIZE: usize = 512;
 
-/// Bytes that an entry costs besides its key and message.
-const OVERHEAD: usize = 96;
+/// Bytes of all answers at most, however many entries are allowed: the service's memory is bounded
+/// (`memory_mib` in its manifest).
+const MAX_BYTES: usize = 24 << 20;
+
+/// Bytes that an entry costs besides its key and message: the list's node, its place in the hash
+/// table, and what the allocator adds.
+const OVERHEAD: usize = 160;
 
 /// What an answer is kept under: name in lower case, type, DO and CD.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -156,7 +161,7 @@ impl Cache {
     }
 
     fn shrink(&mut self) {
-        let max_bytes = self.max_entries.saturating_mul(USUAL_SIZE);
+        let max_bytes = self.max_entries.saturating_mul(USUAL_SIZE).min(MAX_BYTES);
         while self.entries.len() > self.max_entries || self.bytes > max_bytes {
             let Some((key, entry)) = self.entries.remove_lru() else { return };
             self.bytes -= cost(&key, &entry);
@@ -219,10 +224,7 @@ fn is_negative(reply: &Reply) -> bool {
 /// Seconds for which a reply may be kept: the shortest TTL in it. A negative one without SOA is
 /// not kept (RFC 2308 section 5).
 fn time_to_live(query_type: RecordType, reply: &Reply) -> u32 {
-    let answered = match query_type {
-        RecordType::CNAME => !reply.answers.is_empty(),
-        _ => reply.answers.iter().any(|record| record.record_type() == query_type),
-    };
+    let answered = reply.answers.iter().any(|record| record.record_type() == query_type);
     let positive = reply.code == ResponseCode::NoError && answered;
     let has_soa = reply.authorities.iter().any(|r| r.record_type() == RecordType::SOA);
     let cacheable = positive

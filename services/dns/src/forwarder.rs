@@ -180,11 +180,11 @@ impl Forwarder {
                 let why = ExtendedError::new(20, "not authoritative, and recursion not desired");
                 Step::Reply(request.encode(&Reply::error(ResponseCode::Refused, why)))
             }
-            Route::Forward => self.from_cache(request, now),
+            Route::Forward => self.recall(request, now),
         }
     }
 
-    fn from_cache(&mut self, request: Request, now: Instant) -> Step {
+    fn recall(&mut self, request: Request, now: Instant) -> Step {
         let key = Key::of(&request.question);
         if let Some(reply) = self.cache.get(&key, now) {
             self.counts.cache_hits += 1;

@@ -144,6 +144,11 @@ impl Request {
         message.metadata.response_code = reply.code;
         message.queries.push(Query::query(self.question.name.clone(), self.question.query_type));
         message.answers.clone_from(&reply.answers);
+        for record in &mut message.answers {
+            if record.name == self.question.name {
+                record.name.clone_from(&self.question.name);
+            }
+        }
         message.authorities.clone_from(&reply.authorities);
         message.additionals.clone_from(&reply.additionals);
         if let Some(client) = self.edns {
@@ -236,6 +241,7 @@ mod tests {
         let reply = decode(&request(Transport::Tcp, None).encode(&big(60, 0)));
         assert!(!reply.truncation);
         assert_eq!(reply.answers.len(), 60);
+        assert_eq!(reply.answers[0].name.to_ascii(), "BIG.example.", "the owner in the same case");
     }
 
     #[test]

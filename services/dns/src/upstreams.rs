@@ -386,7 +386,7 @@ mod tests {
         let shown: Vec<_> = found.iter().map(|c| c.address.to_string()).collect();
         assert_eq!(shown, ["192.0.2.1:53", "[2001:db8::1]:53"]);
         let configured: UpstreamAddress = "9.9.9.9:5353".parse().unwrap();
-        let found = candidates(&[configured], &[lease.clone()], own);
+        let found = candidates(&[configured], std::slice::from_ref(&lease), own);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].source, "configuration");
         let lost = WanLease { address: None, ..lease };

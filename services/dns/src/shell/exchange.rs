@@ -1,7 +1,9 @@
 //! One question to one server.
 //!
-//! hickory's client picks a random id and source port for each datagram, mixes the case of the
-//! name (draft-vixie-dnsext-dns0x20) and takes an answer only if all of these match.
+//! hickory's client picks a random id and source port for each datagram and takes an answer only
+//! if both fit (RFC 5452). The name is asked in lower case: what one client typed does not show in
+//! the cached answer of another. Case is not mixed as a further guard, since the mixture would come
+//! back in the records' names through compression.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -16,7 +18,7 @@ use hickory_proto::op::{DnsRequest, DnsRequestOptions, Message, Query, ResponseC
 
 use crate::request::{Question, UDP_PAYLOAD};
 
-/// Asks `server` by UDP, and by TCP if the answer was truncated or its case was not ours.
+/// Asks `server` by UDP, and by TCP if the answer was truncated.
 ///
 /// # Errors
 /// If there is no answer within `limit`, or none that belongs to the question.
@@ -25,30 +27,15 @@ pub(super) async fn ask(
     question: &Question,
     limit: Duration,
 ) -> Result<Message, NetError> {
-    let message = match over_udp(server, request(question, true, true), limit).await {
-        Ok(answer) if answer.metadata.truncation => {
-            over_tcp(server, request(question, true, false), limit).await?
-        }
-        Err(NetError::QueryCaseMismatch) => {
-            over_tcp(server, request(question, true, false), limit).await?
-        }
-        // A server that does not know EDNS (RFC 6891 section 7).
-        Ok(answer)
-            if answer.edns.is_none()
-                && matches!(
-                    answer.metadata.response_code,
-                    ResponseCode::FormErr | ResponseCode::NotImp
-                ) =>
-        {
-            let answer = over_udp(server, request(question, false, true), limit).await?;
-            if answer.metadata.truncation {
-                over_tcp(server, request(question, false, false), limit).await?
-            } else {
-                answer
-            }
-        }
-        other => other?,
-    };
+    let mut with_edns = true;
+    let mut message = over_udp(server, request(question, with_edns), limit).await?;
+    if unknown_edns(&message) {
+        with_edns = false;
+        message = over_udp(server, request(question, with_edns), limit).await?;
+    }
+    if message.metadata.truncation {
+        message = over_tcp(server, request(question, with_edns), limit).await?;
+    }
     let same = message
         .queries
         .iter()
@@ -56,14 +43,19 @@ pub(super) async fn ask(
     if same { Ok(message) } else { Err(NetError::Message("answer to another question")) }
 }
 
-fn request(question: &Question, use_edns: bool, mix_case: bool) -> DnsRequest {
+/// Whether the server stumbled over EDNS (RFC 6891 section 7).
+fn unknown_edns(message: &Message) -> bool {
+    let code = message.metadata.response_code;
+    message.edns.is_none() && matches!(code, ResponseCode::FormErr | ResponseCode::NotImp)
+}
+
+fn request(question: &Question, use_edns: bool) -> DnsRequest {
     let mut options = DnsRequestOptions::default();
     options.use_edns = use_edns;
     options.edns_payload_len = UDP_PAYLOAD;
     options.edns_set_dnssec_ok = question.dnssec_ok;
     options.recursion_desired = true;
-    options.case_randomization = mix_case;
-    let query = Query::query(question.name.clone(), question.query_type);
+    let query = Query::query(question.name.to_lowercase(), question.query_type);
     let mut request = DnsRequest::from_query(query, options);
     request.metadata.checking_disabled = question.checking_disabled;
     request
@@ -87,9 +79,11 @@ async fn over_tcp(
     request: DnsRequest,
     limit: Duration,
 ) -> Result<Message, NetError> {
+    // The task that drives the connection lives as long as its provider.
+    let provider = TokioRuntimeProvider::new();
     let exchange = async {
-        let provider = TokioRuntimeProvider::new();
-        let exchange = TcpClientStream::exchange(server, None, limit, Some(1), provider).await?;
+        let exchange =
+            TcpClientStream::exchange(server, None, limit, Some(1), provider.clone()).await?;
         Ok(exchange.send(request).first_answer().await?.into_message())
     };
     tokio::time::timeout(limit, exchange).await.unwrap_or(Err(NetError::Timeout))

@@ -1,0 +1,282 @@
+//! The service itself, between dig and real upstreams, in network namespaces. Needs root, and the
+//! packages dnsmasq-base, unbound, bind9-dnsutils and dnsperf.
+
+#[cfg(test)]
+mod lab;
+
+use std::{fs, net::UdpSocket, time::Duration};
+
+use anyhow::Result;
+use lab::{Lab, ROUTER, lease, part, queries, wan};
+
+/// Not a test: what the tests start as the service.
+#[test]
+#[ignore = "started by the tests as the service's process"]
+fn service_process() {
+    assert!(std::env::var_os(lab::SERVICE_VARIABLE).is_some(), "started by hand");
+    let code = portcullis_dns::main();
+    std::process::exit(i32::from(code != std::process::ExitCode::SUCCESS));
+}
+
+const WWW: &[&str] = &[
+    "--host-record=www.example.com,203.0.113.80",
+    "--cname=alias.example.com,www.example.com",
+    "--txt-record=text.example.com,hello",
+    "--host-record=evil.example.com,192.168.77.5",
+    "--host-record=private.example.com,10.20.30.40",
+];
+
+#[test]
+fn names_of_the_outside_by_udp_and_tcp() -> Result<()> {
+    let mut lab = Lab::start(&part(), wan(&["198.51.100.53"]))?;
+    lab.dnsmasq("198.51.100.53", WWW)?;
+    for transport in ["+notcp", "+tcp"] {
+        let answer = lab.dig(&format!("{transport} WwW.Example.com A"))?;
+        assert_eq!((answer.code(), answer.flags()), ("NOERROR", "qr rd ra"), "{answer:?}");
+        assert_eq!(answer.data(), ["203.0.113.80"]);
+        assert_eq!(answer.records()[0][0], "WwW.Example.com.");
+        assert!(answer.text.contains(";WwW.Example.com.\t"), "case of the question: {answer:?}");
+        assert_eq!(answer.after("udp: "), "1232");
+    }
+    assert!(lab.dig("+noedns www.example.com A")?.text.lines().all(|l| !l.contains("EDNS")));
+    let secure = lab.dig("+dnssec +cdflag text.example.com TXT")?;
+    assert_eq!(secure.data(), ["\"hello\""]);
+    assert_eq!((secure.flags(), secure.after("flags: do")), ("qr rd ra cd", "udp:"), "{secure:?}");
+    let alias = lab.dig("alias.example.com A")?;
+    assert_eq!(alias.data(), ["www.example.com.", "203.0.113.80"]);
+    Ok(())
+}
+
+#[test]
+fn answers_are_cached_with_falling_ttl_and_absence_too() -> Result<()> {
+    let mut lab = Lab::start(&part(), wan(&["198.51.100.53"]))?;
+    let log = lab.dnsmasq("198.51.100.53", WWW)?;
+    let first = lab.dig("www.example.com A")?.ttl();
+    std::thread::sleep(Duration::from_millis(2100));
+    let later = lab.dig("+tcp WWW.EXAMPLE.COM A")?;
+    assert!(later.ttl() <= first - 2 && later.ttl() >= first - 4, "{first}: {later:?}");
+    assert_eq!(queries(&log), ["A www.example.com"]);
+    assert_eq!(lab.status()?.cache_hits, 1);
+
+    lab.unbound(
+        "198.51.100.54",
+        " local-zone: \"example.net.\" static\n \
+         local-data: \"example.net. 3600 IN SOA ns.example.net. a.example.net. 1 2 3 4 40\"\n \
+         local-data: \"example.net. 3600 IN NS ns.example.net.\"\n",
+    )?;
+    lab.change_wan(wan(&["198.51.100.54"]), 1)?;
+    let absent = lab.dig("no.example.net A")?;
+    assert_eq!(absent.code(), "NXDOMAIN", "{absent:?}");
+    lab.stop_upstream(1);
+    std::thread::sleep(Duration::from_millis(1100));
+    let cached = lab.dig("no.example.net A")?;
+    assert_eq!(cached.code(), "NXDOMAIN", "from the cache, the server is gone: {cached:?}");
+    let ttl: u32 = cached.after("AUTHORITY SECTION:\nexample.net.\t\t").parse()?;
+    assert!((30..40).contains(&ttl), "negative TTL counts down from 40: {cached:?}");
+    Ok(())
+}
+
+#[test]
+fn big_answers_are_truncated_by_udp_and_whole_by_tcp() -> Result<()> {
+    let mut lab = Lab::start(&part(), wan(&["198.51.100.53"]))?;
+    let records: String = (0..100)
+        .map(|n| format!(" local-data: 'big.example.net. 300 IN A 203.0.113.{n}'\n"))
+        .collect();
+    lab.unbound("198.51.100.53", &records)?;
+    let cut = lab.dig("+ignore +bufsize=4096 big.example.net A")?;
+    assert!(cut.flags().contains("tc") && cut.records().is_empty(), "{cut:?}");
+    let whole = lab.dig("big.example.net A")?;
+    assert!(whole.text.contains("Truncated, retrying in TCP mode"), "{whole:?}");
+    assert_eq!(whole.records().len(), 100);
+    let small = lab.dig("+ignore +noedns big.example.net A")?;
+    assert!(small.flags().contains("tc"));
+    Ok(())
+}
+
+#[test]
+fn local_names_and_their_reverse() -> Result<()> {
+    let mut lab = Lab::start(&part(), wan(&["198.51.100.53"]))?;
+    let log = lab.dnsmasq("198.51.100.53", WWW)?;
+    lab.change_leases(vec![lease("laptop", "192.168.77.100")]);
+    let end = std::time::Instant::now() + Duration::from_secs(5);
+    while lab.dig("laptop.lan A")?.code() != "NOERROR" {
+        assert!(std::time::Instant::now() < end, "the lease's name does not appear");
+    }
+    for (arguments, code, data) in [
+        ("laptop.lan A", "NOERROR", &["192.168.77.100"][..]),
+        ("+tcp laptop.lan A", "NOERROR", &["192.168.77.100"]),
+        ("laptop A", "NOERROR", &["192.168.77.100"]),
+        ("laptop.lan AAAA", "NOERROR", &[]),
+        ("laptop.lan HTTPS", "NOERROR", &[]),
+        ("nas.lan A", "NOERROR", &["192.168.77.10"]),
+        ("portcullis.lan A", "NOERROR", &["192.168.77.1"]),
+        ("nobody.lan A", "NXDOMAIN", &[]),
+        ("nobody A", "NXDOMAIN", &[]),
+        ("-x 192.168.77.100", "NOERROR", &["laptop.lan."]),
+        ("-x 192.168.77.1", "NOERROR", &["portcullis.lan."]),
+        ("-x 192.168.77.99", "NXDOMAIN", &[]),
+        ("-x 10.1.2.3", "NXDOMAIN", &[]),
+        ("-x 172.20.0.1", "NXDOMAIN", &[]),
+        ("-x fd00::1", "NXDOMAIN", &[]),
+        ("localhost A", "NOERROR", &["127.0.0.1"]),
+        ("host.local A", "NXDOMAIN", &[]),
+        ("x.onion A", "NXDOMAIN", &[]),
+        ("x.home.arpa A", "NXDOMAIN", &[]),
+        ("x.test A", "NXDOMAIN", &[]),
+        ("x.invalid A", "NXDOMAIN", &[]),
+    ] {
+        let answer = lab.dig(arguments)?;
+        assert_eq!((answer.code(), answer.flags()), (code, "qr aa rd ra"), "{answer:?}");
+        assert_eq!(answer.data(), data, "{arguments}");
+        assert!(!data.is_empty() || answer.text.contains("\tSOA\t"), "{answer:?}");
+    }
+    assert_eq!(queries(&log), [""; 0], "nothing of this went outside");
+    lab.change_leases(Vec::new());
+    let end = std::time::Instant::now() + Duration::from_secs(5);
+    while lab.dig("laptop.lan A")?.code() != "NXDOMAIN" {
+        assert!(std::time::Instant::now() < end, "the lease's name does not go");
+    }
+    Ok(())
+}
+
+#[test]
+fn odd_queries_get_the_code_that_their_rfc_says() -> Result<()> {
+    let mut lab = Lab::start(&part(), wan(&["198.51.100.53"]))?;
+    let log = lab.dnsmasq("198.51.100.53", WWW)?;
+    assert_eq!(lab.dig("www.example.com ANY")?.data(), ["\"RFC8482\" \"\""]);
+    assert_eq!(lab.dig("+opcode=notify example.com SOA")?.code(), "NOTIMP");
+    assert_eq!(lab.dig("+opcode=update lan SOA")?.code(), "NOTIMP");
+    assert_eq!(lab.dig("version.bind CH TXT")?.code(), "REFUSED");
+    assert_eq!(lab.dig("+norecurse www.example.com A")?.code(), "REFUSED");
+    assert_eq!(lab.dig("+edns=1 +noednsneg www.example.com A")?.code(), "BADVERS");
+    assert_eq!(lab.dig("+header-only")?.code(), "FORMERR");
+    assert_eq!(queries(&log), [""; 0]);
+    Ok(())
+}
+
+#[test]
+fn a_dead_first_server_costs_one_query_less_than_a_second() -> Result<()> {
+    let mut lab = Lab::start(&part(), wan(&["198.51.100.54", "198.51.100.53"]))?;
+    lab.dnsmasq("198.51.100.53", WWW)?;
+    // A server that takes queries and says nothing.
+    let dead = lab.provider.enter(|| Ok(UdpSocket::bind("198.51.100.54:53")?))?;
+    let first = lab.dig("www.example.com A")?;
+    assert_eq!(first.data(), ["203.0.113.80"]);
+    assert!(first.took < Duration::from_secs(2), "{first:?}");
+    let second = lab.dig("text.example.com TXT")?;
+    assert_eq!(second.data(), ["\"hello\""]);
+    assert!(second.took < Duration::from_millis(300), "{second:?}");
+    let status = lab.status()?;
+    assert_eq!(status.upstreams[0].address, "198.51.100.53:53");
+    assert!(status.upstreams[0].healthy && !status.upstreams[1].healthy, "{status:?}");
+    assert_eq!(status.upstreams[1].source, "wan");
+    // It comes back: a probe finds it, no client waits.
+    drop(dead);
+    lab.dnsmasq("198.51.100.54", WWW)?;
+    lab.wait_for(|status| status.upstreams.iter().all(|upstream| upstream.healthy))
+}
+
+#[test]
+fn a_server_that_refuses_is_passed_over() -> Result<()> {
+    let mut lab = Lab::start(&part(), wan(&["198.51.100.54", "198.51.100.53"]))?;
+    lab.dnsmasq("198.51.100.53", WWW)?;
+    let refusing = lab.dnsmasq("198.51.100.54", &[])?;
+    let answer = lab.dig("www.example.com A")?;
+    assert_eq!(answer.data(), ["203.0.113.80"]);
+    assert!(answer.took < Duration::from_millis(500), "{answer:?}");
+    assert_eq!(queries(&refusing), ["A www.example.com"]);
+    Ok(())
+}
+
+#[test]
+fn without_wan_failures_are_immediate_and_local_names_work() -> Result<()> {
+    let mut lab = Lab::start(&part(), Vec::new())?;
+    let answer = lab.dig("www.example.com A")?;
+    assert_eq!((answer.code(), answer.after("EDE: ")), ("SERVFAIL", "14"), "{answer:?}");
+    assert!(answer.took < Duration::from_millis(500), "{answer:?}");
+    assert_eq!(lab.dig("nas.lan A")?.data(), ["192.168.77.10"]);
+    // The WAN comes up.
+    lab.dnsmasq("198.51.100.53", WWW)?;
+    lab.change_wan(wan(&["198.51.100.53"]), 1)?;
+    assert_eq!(lab.dig("www.example.com A")?.data(), ["203.0.113.80"]);
+    // It goes again: what is cached is still given.
+    lab.change_wan(Vec::new(), 0)?;
+    assert_eq!(lab.dig("www.example.com A")?.data(), ["203.0.113.80"]);
+    Ok(())
+}
+
+#[test]
+fn an_outside_name_cannot_point_into_the_lan() -> Result<()> {
+    let mut lab = Lab::start(&part(), wan(&["198.51.100.53"]))?;
+    lab.dnsmasq("198.51.100.53", WWW)?;
+    let answer = lab.dig("evil.example.com A")?;
+    assert_eq!((answer.code(), answer.after("EDE: ")), ("NOERROR", "15"), "{answer:?}");
+    assert_eq!(answer.data(), [""; 0]);
+    assert_eq!(lab.dig("private.example.com A")?.data(), ["10.20.30.40"]);
+    Ok(())
+}
+
+#[test]
+fn only_the_lan_is_served_and_from_the_address_that_was_asked() -> Result<()> {
+    let mut part = part();
+    let name = "lan".parse().unwrap();
+    part.networks.insert(name, vec!["192.168.77.1/24".parse()?, "192.168.77.2/24".parse()?]);
+    let lab = Lab::start(&part, Vec::new())?;
+    lab.router.address("lan", "192.168.77.2/24")?;
+    // dig takes an answer only from the address that it asked.
+    for server in [ROUTER, "192.168.77.2"] {
+        assert_eq!(lab.dig(&format!("@{server} nas.lan A"))?.data(), ["192.168.77.10"]);
+    }
+    // From the WAN there is silence, also for an address of the LAN.
+    lab.provider.run("ip route add 192.168.77.0/24 via 198.51.100.1")?;
+    for server in ["198.51.100.1", ROUTER] {
+        for transport in ["+notcp", "+tcp"] {
+            let line = format!("dig @{server} {transport} +tries=1 +time=1 nas.lan A");
+            assert!(lab.provider.run(&line).is_err(), "{server} {transport}");
+        }
+    }
+    assert_eq!(lab.status()?.queries, 2);
+    Ok(())
+}
+
+#[test]
+fn a_new_configuration_takes_effect_at_once() -> Result<()> {
+    let mut lab = Lab::start(&part(), wan(&["198.51.100.53"]))?;
+    lab.dnsmasq("198.51.100.53", &[])?;
+    lab.dnsmasq("198.51.100.54", WWW)?;
+    let mut new = part();
+    new.domain = "home.example".to_owned();
+    new.upstreams = vec!["198.51.100.54".parse()?];
+    lab.apply(&new)?;
+    assert_eq!(lab.dig("nas.home.example A")?.data(), ["192.168.77.10"]);
+    assert_eq!(lab.dig("www.example.com A")?.data(), ["203.0.113.80"]);
+    assert_eq!(lab.status()?.upstreams[0].source, "configuration");
+    new.domain = "a..b".to_owned();
+    let error = lab.apply(&new).unwrap_err().to_string();
+    assert!(error.contains("dns.domain"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn under_load_nothing_is_lost_and_memory_stays_small() -> Result<()> {
+    let mut lab = Lab::start(&part(), wan(&["198.51.100.53"]))?;
+    let idle = lab.private_kib()?;
+    lab.dnsmasq("198.51.100.53", &["--address=/load.example/203.0.113.7"])?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("queries");
+    let lines: String = (0..2000).map(|n| format!("n{n}.load.example A\nnas.lan A\n")).collect();
+    fs::write(&file, lines)?;
+    let file = file.display();
+    let report = lab.client.run(&format!("dnsperf -s {ROUTER} -d {file} -n 3 -c 10 -q 50 -t 5"))?;
+    let number = |mark: &str| {
+        let line = report.lines().find(|line| line.contains(mark)).unwrap_or_default();
+        line.split_whitespace().find_map(|word| word.parse::<u64>().ok())
+    };
+    assert_eq!(number("Queries completed:"), Some(12_000), "{report}");
+    assert_eq!(number("Queries lost:"), Some(0), "{report}");
+    assert!(report.contains("NOERROR 12000 (100.00%)"), "{report}");
+    let loaded = lab.private_kib()?;
+    eprintln!("private memory: idle {idle} KiB, after 2000 names {loaded} KiB\n{report}");
+    assert!(idle < 10 * 1024 && loaded < 16 * 1024, "{idle} KiB, {loaded} KiB");
+    Ok(())
+}
