@@ -166,6 +166,9 @@ pub struct Client {
     wish: Option<Ipv4Addr>,
     /// When the client began to look for a lease.
     began: Time,
+    /// Refusals (DHCPNAK) since the last lease, for the back-off from a server that offers what it
+    /// then refuses.
+    refusals: u32,
 }
 
 impl Client {
@@ -174,7 +177,7 @@ impl Client {
         let wish = remembered.as_ref().map(|r| r.lease.grant.address.addr());
         let lease = remembered.filter(|r| r.in_use).map(|r| r.lease);
         let random = fastrand::Rng::with_seed(seed);
-        Self { identity, random, state: State::NoLink, lease, wish, began: Time::ZERO }
+        Self { identity, random, state: State::NoLink, lease, wish, began: Time::ZERO, refusals: 0 }
     }
 
     /// The lease whose address is in use.
@@ -397,7 +400,13 @@ impl Client {
                     out.push(Output::Lost(Loss::Refused { server, text }));
                 }
                 self.began = now;
-                self.state = State::Init { until: now + self.jitter() };
+                // At once the first time: a moved router must not wait. Then backing off.
+                let pause = match self.refusals {
+                    0 => Duration::ZERO,
+                    refusals => backoff(refusals - 1),
+                };
+                self.refusals = self.refusals.saturating_add(1);
+                self.state = State::Init { until: now + pause + self.jitter() };
             }
             _ => {}
         }
@@ -435,6 +444,7 @@ impl Client {
     }
 
     fn bind(&mut self, lease: Lease, out: &mut Vec<Output>) {
+        self.refusals = 0;
         self.wish = Some(lease.grant.address.addr());
         self.lease = Some(lease.clone());
         self.state = State::Bound;
@@ -523,8 +533,7 @@ impl Client {
     /// Counts an attempt and sets the time of the next: 4, 8, 16, 32, 64 s, each plus or minus up
     /// to one second (RFC 2131 section 4.1).
     fn count(&mut self, now: Time, exchange: &mut Exchange) {
-        let step = FIRST_RETRANSMIT * 2_u32.saturating_pow(exchange.attempt.min(8));
-        let pause = step.min(LAST_RETRANSMIT) - Duration::from_secs(1) + self.jitter() * 2;
+        let pause = backoff(exchange.attempt) - Duration::from_secs(1) + self.jitter() * 2;
         exchange.attempt = exchange.attempt.saturating_add(1);
         exchange.next = now + pause;
     }
@@ -557,6 +566,11 @@ impl Client {
     }
 }
 
+/// 4, 8, 16, 32, 64, 64, ... s.
+fn backoff(attempt: u32) -> Duration {
+    (FIRST_RETRANSMIT * 2_u32.saturating_pow(attempt.min(8))).min(LAST_RETRANSMIT)
+}
+
 /// The forms of DHCPREQUEST (RFC 2131 section 4.3.2).
 enum Ask<'a> {
     /// SELECTING (with the chosen server) or INIT-REBOOT.
@@ -564,3 +578,7 @@ enum Ask<'a> {
     /// RENEWING, or REBINDING by broadcast.
     More { lease: &'a Lease, any_server: bool },
 }
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

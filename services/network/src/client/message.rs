@@ -313,3 +313,7 @@ fn class_mask(address: Ipv4Addr) -> Ipv4Addr {
         _ => Ipv4Addr::new(255, 255, 255, 0),
     }
 }
+
+#[cfg(test)]
+#[path = "message_tests.rs"]
+mod tests;

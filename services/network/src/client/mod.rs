@@ -9,3 +9,5 @@ pub mod message;
 mod packet;
 pub mod shell;
 pub mod store;
+#[cfg(test)]
+mod test_server;

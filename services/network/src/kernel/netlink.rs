@@ -319,10 +319,8 @@ fn link(message: &LinkMessage) -> Option<Link> {
                 link.rx_bytes = stats.rx_bytes;
                 link.tx_bytes = stats.tx_bytes;
             }
-            LinkAttribute::LinkInfo(infos) => {
-                if infos.contains(&LinkInfo::Kind(InfoKind::Bridge)) {
-                    link.kind = bridge(infos);
-                }
+            LinkAttribute::LinkInfo(infos) if infos.contains(&LinkInfo::Kind(InfoKind::Bridge)) => {
+                link.kind = bridge(infos);
             }
             _ => {}
         }

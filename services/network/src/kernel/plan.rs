@@ -261,3 +261,7 @@ impl Steps {
         self.0.iter().any(|s| s.device == device && s.change == Change::DeleteBridge)
     }
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;
