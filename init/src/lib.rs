@@ -7,11 +7,29 @@
 //! - [`launch`]: what the supervisor starts; confines itself to a service's [`manifest`] and
 //!   becomes the service.
 
+pub mod api;
 pub mod clock;
+pub mod command_line;
 pub mod console;
+pub mod data;
+pub mod disk;
+pub mod efi;
+pub mod health;
 pub mod journal;
 pub mod launch;
 pub mod manifest;
+pub mod modules;
+pub mod mounts;
+pub mod nics;
 pub mod places;
+pub mod power;
+pub mod report;
 pub mod sandbox;
+pub mod seed;
+pub mod stage_one;
+pub mod stage_two;
 pub mod supervisor;
+pub mod sysctl;
+pub mod verity;
+pub mod volume;
+pub mod watchdog;

@@ -38,10 +38,13 @@ impl Callers {
 
 /// One interface, served on one listening socket.
 pub struct Server<I> {
-    object: I,
+    objects: Objects<I>,
     callers: Callers,
     peers: Peers,
 }
+
+/// The object for a caller with this user id.
+type Objects<I> = Box<dyn Fn(u32) -> I + Send + Sync>;
 
 /// The open connections by a number of ours: a peer-to-peer connection has no unique name.
 type Peers = Arc<Mutex<BTreeMap<u64, Connection>>>;
@@ -49,7 +52,16 @@ type Peers = Arc<Mutex<BTreeMap<u64, Connection>>>;
 impl<I: Interface + Signals + Clone> Server<I> {
     /// A server for `object`, open to `callers`.
     pub fn new(object: I, callers: Callers) -> Self {
-        Self { object, callers, peers: Peers::default() }
+        Self::per_caller(move |_| object.clone(), callers)
+    }
+
+    /// A server whose object knows its caller: `object` is asked for one with the user id of each
+    /// that connects, so that what is allowed may differ between them.
+    pub fn per_caller(
+        object: impl Fn(u32) -> I + Send + Sync + 'static,
+        callers: Callers,
+    ) -> Self {
+        Self { objects: Box::new(object), callers, peers: Peers::default() }
     }
 
     /// What tells all connected peers of a change.
@@ -73,7 +85,7 @@ impl<I: Interface + Signals + Clone> Server<I> {
             match stream.peer_cred() {
                 Ok(peer) if self.callers.allow(peer.uid()) => {
                     number += 1;
-                    let object = self.object.clone();
+                    let object = (self.objects)(peer.uid());
                     let guid = guid.clone();
                     let peers = self.peers.clone();
                     tokio::spawn(async move {

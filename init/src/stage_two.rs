@@ -1,0 +1,393 @@
+//! Stage two, `/sbin/init` of the verified root: prepares the machine, then supervises until it is
+//! told to end.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use portcullis_bootstate::disk;
+use portcullis_bus::{
+    init::Init1,
+    server::{Callers, Notifier, Server},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+use tracing_subscriber::layer::SubscriberExt;
+
+use crate::{
+    api::{Api, Boot, Ending, Parts},
+    clock::{self, since_start},
+    console::{Console, DEVICE},
+    data,
+    health::{self, Running},
+    journal::{self, Journal, JournalLayer, Limits},
+    manifest::{self, INIT, INIT_BUS_GROUP, Manifest},
+    modules::Loader,
+    mounts, nics, places,
+    places::Places,
+    power, report,
+    report::Facts,
+    seed,
+    stage_one::Handover,
+    supervisor::{Settings, Supervisor, cgroup, process::Program, sockets},
+    sysctl, volume,
+    watchdog::Watchdog,
+};
+
+/// Least time between two `Changed` signals.
+const SIGNAL_PAUSE: Duration = Duration::from_millis(200);
+
+/// What the preparation found out.
+struct Prepared {
+    handover: Option<Handover>,
+    running: Option<Running>,
+    data_mounted: bool,
+    problems: Vec<String>,
+}
+
+/// PID 1; returns only if the kernel cannot be told to end.
+pub fn main() -> ExitCode {
+    let began = since_start();
+    let mut problems = mounts::mount_all();
+    let console = Console::open(Path::new(DEVICE));
+    let outcome = Journal::start().and_then(|journal| {
+        let layer = JournalLayer::new(journal.clone(), console.clone());
+        let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer));
+        problems.iter().for_each(|problem| tracing::error!("{problem}"));
+        let prepared = prepare(&mut problems, &journal);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(4)
+            .thread_stack_size(256 * 1024)
+            .build()?;
+        runtime.block_on(supervise(began, prepared, &journal, &console))
+    });
+    let ending = outcome.unwrap_or_else(|error| {
+        console.say(&format!("Portcullis: init cannot work: {error}; restarting in 10 s"));
+        std::thread::sleep(Duration::from_secs(10));
+        Ending::Reboot
+    });
+    power::end(ending, Path::new("/data"), &seed_path());
+    ExitCode::FAILURE
+}
+
+fn seed_path() -> PathBuf {
+    Path::new(places::INIT_STATE).join("random-seed")
+}
+
+/// Everything before the first service.
+fn prepare(problems: &mut Vec<String>, journal: &Journal) -> Prepared {
+    let handover = fs::read(places::HANDOVER)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<Handover>(&bytes).ok());
+    let _ = fs::remove_file(places::HANDOVER);
+    sysctl::harden();
+    set_clock();
+    let sys = Path::new("/sys");
+    let mut loader = Loader::new(Path::new(places::MODULES))
+        .inspect_err(|error| tracing::warn!(%error, "no kernel modules"))
+        .ok();
+    if let Some(loader) = &mut loader {
+        for error in loader.coldplug(sys, || false) {
+            tracing::warn!(%error, "driver not loaded");
+        }
+    }
+    match nics::order(sys) {
+        Ok(renamed) if renamed.is_empty() => {}
+        Ok(renamed) => tracing::info!(devices = renamed.join(" "), "network devices renamed"),
+        Err(error) => tracing::error!(%error, "network devices keep their names"),
+    }
+    let running = handover.as_ref().and_then(|h| {
+        Running::find(sys, &h.slot_device)
+            .inspect_err(|error| tracing::error!(%error, "the running slot is not known"))
+            .ok()
+    });
+    let data_mounted = open_data(running.as_ref(), loader.as_mut(), problems);
+    if data_mounted {
+        let folder = Path::new(places::INIT_STATE);
+        use_data(folder, journal);
+    }
+    if let Some(loader) = &mut loader {
+        match volume::fetch(sys, &Places::appliance().run.join("volume"), loader) {
+            Ok(Some(device)) => tracing::info!(device, "configuration volume found"),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "configuration volume is not used"),
+        }
+    }
+    Prepared { handover, running, data_mounted, problems: std::mem::take(problems) }
+}
+
+/// Never before the image was built, which is the time stamp of all its files.
+fn set_clock() {
+    let built = fs::metadata(places::OS_RELEASE).map_or(0, |m| m.mtime());
+    match clock::not_before(u64::try_from(built).unwrap_or(0)) {
+        Ok(true) => tracing::warn!("the clock was before the image's build time and was set to it"),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(%error, "clock not set"),
+    }
+}
+
+fn open_data(
+    running: Option<&Running>,
+    loader: Option<&mut Loader>,
+    problems: &mut Vec<String>,
+) -> bool {
+    let Some(partition) = running.and_then(|r| r.partition(disk::DATA.name)) else {
+        problems.push("there is no data partition; nothing is kept over a restart".to_owned());
+        return false;
+    };
+    if let Some(Err(error)) = loader.map(|l| l.load("ext4")) {
+        tracing::warn!(%error, "ext4");
+    }
+    match data::open(partition, Path::new(places::DATA_TEMPLATE), Path::new("/data")) {
+        Ok(outcome) => {
+            if outcome.partition_grown {
+                tracing::info!(device = partition.device, "data partition grown");
+            }
+            if let Some(reason) = outcome.made {
+                tracing::warn!(device = partition.device, reason, "data file system made");
+            }
+            true
+        }
+        Err(error) => {
+            tracing::error!(%error, "no data partition");
+            problems.push(format!("nothing is kept over a restart: {error}"));
+            false
+        }
+    }
+}
+
+/// What init itself keeps on the data partition.
+fn use_data(folder: &Path, journal: &Journal) {
+    use std::os::unix::fs::DirBuilderExt;
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            tracing::error!(%error, path = %folder.display(), "init keeps nothing");
+            return;
+        }
+        _ => {}
+    }
+    match seed::restore(&seed_path()) {
+        Ok(true) => tracing::info!("random seed restored"),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(%error, "random seed"),
+    }
+    journal.open(folder.join("journal"), Limits::default());
+}
+
+/// Runs the services until the machine is to end, and ends them.
+async fn supervise(
+    began: Duration,
+    prepared: Prepared,
+    journal: &Journal,
+    console: &Console,
+) -> std::io::Result<Ending> {
+    let places = Places::appliance();
+    let Prepared { handover, running, data_mounted, mut problems } = prepared;
+    let manifests = manifest::built_in().unwrap_or_else(|errors| {
+        problems.extend(errors.iter().map(ToString::to_string));
+        Vec::new()
+    });
+    if let Some(Err(error)) = places.cgroup.as_deref().map(cgroup::prepare) {
+        tracing::error!(%error, "no cgroups: services are not limited");
+        problems.push(format!("services are not limited: {error}"));
+    }
+    tokio::spawn(kernel_messages(journal.clone()));
+    if data_mounted
+        && let Some(partition) = running.as_ref().and_then(|r| r.partition(disk::DATA.name))
+    {
+        tokio::task::spawn_blocking({
+            let partition = partition.clone();
+            move || grow_data(&partition)
+        });
+    }
+    let settings = Settings {
+        manifests: manifests.clone(),
+        places: places.clone(),
+        program: Program { path: places::PROGRAM.into(), arguments: vec!["launch".into()] },
+        console: Some(DEVICE.into()),
+    };
+    let (supervisor, handle) = Supervisor::new(settings, journal.clone());
+    let supervising = since_start();
+    let (ending_sender, mut endings) = mpsc::channel(4);
+    let version = handover
+        .as_ref()
+        .map(|h| h.version.clone())
+        .or_else(|| report::version(&fs::read_to_string(places::OS_RELEASE).unwrap_or_default()));
+    let parts = Parts {
+        supervisor: handle.clone(),
+        journal: journal.clone(),
+        facts: Arc::new(Facts {
+            version: version.unwrap_or_else(|| "unknown".to_owned()),
+            running: running.clone(),
+            data: places.data.clone(),
+        }),
+        boot: Arc::new(Mutex::new(Boot {
+            phases: report::boot_phases(handover.as_ref(), (began, supervising), None),
+            problems,
+        })),
+        ending: ending_sender.clone(),
+    };
+    serve_bus(&places, &manifests, &parts);
+    tokio::spawn(watch_health(parts.clone(), console.clone(), handover, (began, supervising)));
+    let mut watchdog = Watchdog::open();
+    tokio::spawn(async move {
+        // Ends only if the kernel refuses a signal handler; nothing would be supervised then.
+        let Err(error) = supervisor.run(move || watchdog.feed()).await;
+        tracing::error!(%error, "supervisor");
+        let _ = ending_sender.send(Ending::Reboot).await;
+    });
+    // Ctrl-Alt-Del and the power button's request, as the kernel signals them to PID 1.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let ending = tokio::select! {
+        ending = endings.recv() => ending.unwrap_or(Ending::Reboot),
+        _ = interrupt.recv() => Ending::Reboot,
+        _ = terminate.recv() => Ending::PowerOff,
+    };
+    console.say(match ending {
+        Ending::Reboot => "Portcullis: restarting",
+        Ending::PowerOff => "Portcullis: switching off",
+    });
+    tracing::info!(?ending, "stopping all services");
+    let _ = handle.stop_all().await;
+    tracing::info!("all services have ended");
+    journal.close().await;
+    Ok(ending)
+}
+
+async fn kernel_messages(journal: Journal) {
+    if let Err(error) = journal::kernel::follow(Path::new("/dev/kmsg"), journal).await {
+        tracing::warn!(%error, "kernel messages are not kept");
+    }
+}
+
+fn grow_data(partition: &crate::disk::Partition) {
+    match data::grow_file_system(partition, Path::new("/data")) {
+        Ok(Some(bytes)) => tracing::info!(mib = bytes >> 20, "data file system grown"),
+        Ok(None) => {}
+        Err(error) => tracing::error!(%error, "data file system keeps its size"),
+    }
+}
+
+/// Serves `Init1` on its socket.
+fn serve_bus(places: &Places, manifests: &[Manifest], parts: &Parts) {
+    let controllers: BTreeSet<u32> =
+        manifests.iter().filter(|m| m.control).map(|m| m.user).chain([0]).collect();
+    let object = {
+        let parts = parts.clone();
+        move |caller: u32| {
+            Init1(Arc::new(Api::new(parts.clone(), caller, controllers.contains(&caller))))
+        }
+    };
+    let server = Server::per_caller(object, Callers::Only(manifest::callers(manifests, INIT)));
+    let notifier = server.notifier();
+    let listener =
+        sockets::bus_listener(&places.bus_socket(INIT), INIT_BUS_GROUP).and_then(|socket| {
+            socket.set_nonblocking(true)?;
+            tokio::net::UnixListener::from_std(socket)
+        });
+    match listener {
+        Ok(listener) => {
+            tokio::spawn(server.run(listener));
+            tokio::spawn(tell_changes(parts.clone(), notifier));
+        }
+        Err(error) => tracing::error!(%error, "init is not on the bus"),
+    }
+}
+
+/// Emits `Changed` when services or the journal changed, with pauses.
+async fn tell_changes(parts: Parts, notifier: Notifier<Init1>) {
+    let mut health = parts.supervisor.health();
+    let mut newest = parts.journal.newest();
+    loop {
+        let ended = tokio::select! {
+            changed = health.changed() => changed.is_err(),
+            changed = newest.changed() => changed.is_err(),
+        };
+        if ended {
+            return;
+        }
+        notifier.changed().await;
+        tokio::time::sleep(SIGNAL_PAUSE).await;
+    }
+}
+
+/// Reports the first time that all essential services are ready, confirms the slot when that
+/// lasts, and gives an unconfirmed slot up when it does not come.
+async fn watch_health(
+    parts: Parts,
+    console: Console,
+    handover: Option<Handover>,
+    stage_two: (Duration, Duration),
+) {
+    let mut health = parts.supervisor.health();
+    let confirmed = confirm_when_healthy(&parts, &mut health, |ready| {
+        let phases = report::boot_phases(handover.as_ref(), stage_two, Some(ready));
+        console.say(&format!(
+            "Portcullis {}: {}",
+            parts.facts.version,
+            report::phases_line(&phases)
+        ));
+        tracing::info!(
+            seconds_since_start = ready.as_secs_f64(),
+            "all essential services are ready"
+        );
+        parts.boot.lock().unwrap_or_else(PoisonError::into_inner).phases = phases;
+    });
+    match tokio::time::timeout(health::UNCONFIRMED_LIMIT, confirmed).await {
+        Ok(()) => {}
+        Err(_elapsed) => give_up_if_unconfirmed(&parts).await,
+    }
+}
+
+async fn confirm_when_healthy(
+    parts: &Parts,
+    health: &mut tokio::sync::watch::Receiver<crate::supervisor::Health>,
+    report_ready: impl FnOnce(Duration),
+) {
+    let mut report_ready = Some(report_ready);
+    loop {
+        let healthy = health.wait_for(|h| h.changes > 0 && h.problems.is_empty()).await.is_ok();
+        if !healthy {
+            return;
+        }
+        if let Some(report) = report_ready.take() {
+            report(since_start());
+        }
+        let unwell = health.wait_for(|h| !h.problems.is_empty());
+        if tokio::time::timeout(health::SETTLED, unwell).await.is_ok() {
+            continue;
+        }
+        let Some(running) = parts.facts.running.clone() else { return };
+        match tokio::task::spawn_blocking(move || running.confirm()).await {
+            Ok(Ok(true)) => tracing::info!("slot confirmed: this boot is healthy"),
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => tracing::error!(%error, "slot not confirmed"),
+            Err(error) => tracing::error!(%error, "slot not confirmed"),
+        }
+        return;
+    }
+}
+
+async fn give_up_if_unconfirmed(parts: &Parts) {
+    let Some(running) = parts.facts.running.clone() else { return };
+    let read = tokio::task::spawn_blocking(move || {
+        running.boot_state().map(|state| state.get(running.slot).confirmed)
+    });
+    if let Ok(Ok(false)) = read.await {
+        tracing::error!(
+            minutes = health::UNCONFIRMED_LIMIT.as_secs() / 60,
+            "not healthy in time, and this slot was never confirmed: restarting"
+        );
+        let _ = parts.ending.send(Ending::Reboot).await;
+    }
+}

@@ -1,0 +1,141 @@
+//! The configuration on a stick: `config.toml` of a volume labelled PORTCULLIS, left for the
+//! config service, which may not mount.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt},
+    path::Path,
+};
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+use crate::modules::Loader;
+
+/// Label of the volume.
+const LABEL: &[u8] = b"PORTCULLIS";
+
+/// File on it.
+const FILE: &str = "config.toml";
+
+/// Longest document that is taken along.
+const LONGEST: u64 = 1 << 20;
+
+/// Where the volume is mounted for as long as it takes.
+const MOUNT_POINT: &str = "/run/portcullis/mnt";
+
+/// Copies the document into `target`, a folder that is made for it. Returns the device that it
+/// was found on, none if there is no such volume.
+///
+/// # Errors
+/// If there is a volume whose document cannot be read.
+pub fn fetch(sys: &Path, target: &Path, loader: &mut Loader) -> io::Result<Option<String>> {
+    for entry in fs::read_dir(sys.join("class/block"))? {
+        let device = entry?.file_name().to_string_lossy().into_owned();
+        let node = Path::new("/dev").join(&device);
+        let mut head = vec![0; 64 * 1024];
+        let read = File::open(&node).and_then(|file| file.read_at(&mut head, 0)).unwrap_or(0);
+        let Some(kind) = head.get(..read).and_then(labelled) else { continue };
+        for module in modules(kind) {
+            if let Err(error) = loader.load(module) {
+                tracing::warn!(%error, "volume PORTCULLIS");
+            }
+        }
+        let named = |e: io::Error| io::Error::new(e.kind(), format!("{device}: {FILE}: {e}"));
+        copy(&node, kind, target).map_err(named)?;
+        return Ok(Some(device));
+    }
+    Ok(None)
+}
+
+fn modules(kind: &str) -> &'static [&'static str] {
+    match kind {
+        "vfat" => &["vfat", "nls_cp437", "nls_ascii"],
+        _ => &["ext4"],
+    }
+}
+
+fn copy(node: &Path, kind: &str, target: &Path) -> io::Result<()> {
+    fs::create_dir_all(MOUNT_POINT)?;
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let options = if kind == "vfat" { c"iocharset=ascii,codepage=437" } else { c"" };
+    mount(node, MOUNT_POINT, kind, flags, options)?;
+    let copied = copy_file(&Path::new(MOUNT_POINT).join(FILE), target);
+    let _ = unmount(MOUNT_POINT, UnmountFlags::DETACH);
+    copied
+}
+
+fn copy_file(from: &Path, target: &Path) -> io::Result<()> {
+    let mut text = Vec::new();
+    let length = File::open(from)?.take(LONGEST + 1).read_to_end(&mut text)?;
+    if u64::try_from(length).unwrap_or(u64::MAX) > LONGEST {
+        return Err(io::Error::other(format!("longer than {LONGEST} bytes")));
+    }
+    match fs::DirBuilder::new().mode(0o755).create(target) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
+    }
+    let path = target.join(FILE);
+    fs::write(&path, text)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444))
+}
+
+/// File system of a volume that has our label, from its first 64 KiB.
+fn labelled(head: &[u8]) -> Option<&'static str> {
+    let at = |offset: usize, length: usize| head.get(offset..offset + length);
+    let label = |offset: usize, length: usize| {
+        at(offset, length).is_some_and(|l| l.trim_ascii_end().trim_suffix_zeros() == LABEL)
+    };
+    let signature = at(510, 2) == Some(&[0x55, 0xaa]);
+    if signature && at(82, 5) == Some(b"FAT32") && label(71, 11) {
+        return Some("vfat");
+    }
+    if signature && at(54, 3) == Some(b"FAT") && label(43, 11) {
+        return Some("vfat");
+    }
+    if at(1080, 2) == Some(&0xEF53_u16.to_le_bytes()) && label(1144, 16) {
+        return Some("ext4");
+    }
+    None
+}
+
+trait TrimZeros {
+    fn trim_suffix_zeros(&self) -> &[u8];
+}
+
+impl TrimZeros for [u8] {
+    fn trim_suffix_zeros(&self) -> &[u8] {
+        let end = self.iter().rposition(|&b| b != 0).map_or(0, |last| last + 1);
+        self.get(..end).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn volume(program: &str, arguments: &[&str], mib: u64) -> Option<&'static str> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("volume");
+        File::create(&path).unwrap().set_len(mib << 20).unwrap();
+        let made = Command::new(program).args(arguments).arg(&path).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let mut head = vec![0; 64 * 1024];
+        File::open(&path).unwrap().read_exact_at(&mut head, 0).unwrap();
+        labelled(&head)
+    }
+
+    #[test]
+    fn volumes_as_their_makers_label_them() {
+        let ext4 = |label| volume("mke2fs", &["-q", "-F", "-t", "ext4", "-L", label], 8);
+        assert_eq!(ext4("PORTCULLIS"), Some("ext4"));
+        assert_eq!(ext4("PORTCULLIS2"), None);
+        let fat = |size: &str, label, mib| volume("mkfs.fat", &["-F", size, "-n", label], mib);
+        assert_eq!(fat("16", "PORTCULLIS", 16), Some("vfat"));
+        assert_eq!(fat("32", "PORTCULLIS", 64), Some("vfat"));
+        assert_eq!(fat("32", "OTHER", 64), None);
+        assert_eq!(labelled(&[]), None);
+    }
+}
