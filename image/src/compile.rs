@@ -53,7 +53,7 @@ pub struct Compiler<'a> {
     pub metadata: &'a Metadata,
     /// The processor to build for.
     pub architecture: &'static Architecture,
-    /// Cargo profile.
+    /// Cargo profile of the programs that run on Linux.
     pub profile: &'a str,
     /// Public keys that the boot manager trusts.
     pub trusted: &'a [[u8; 32]],
@@ -80,7 +80,7 @@ impl Compiler<'_> {
             "1".to_owned(),
             program.binary().to_owned(),
             self.target(program).to_owned(),
-            self.profile.to_owned(),
+            self.profile(program).to_owned(),
             self.slot_keys(program),
         ];
         let key = sources::digest(self.checkout, self.metadata, program.package(), &settings)?;
@@ -88,10 +88,10 @@ impl Compiler<'_> {
     }
 
     fn build(&self, program: Program, file: &Path) -> Result<()> {
-        note(&format!("{}: not in the cache, building it ({})", program.binary(), self.profile));
+        note(&format!("{}: not in the cache, building it ({})", program.binary(), self.profile(program)));
         let target = self.target(program);
         let mut command = CARGO.command(["build", "--locked", "--package", program.package(), "--bin", program.binary()]);
-        command.args(["--target", target, "--profile", self.profile]).current_dir(self.checkout);
+        command.args(["--target", target, "--profile", self.profile(program)]).current_dir(self.checkout);
         command.arg("--config").arg(self.rust_flags(program)?);
         // Flags of the person who builds would replace ours.
         for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
@@ -122,6 +122,14 @@ impl Compiler<'_> {
         }
     }
 
+    /// The boot manager has a profile of its own.
+    fn profile(&self, program: Program) -> &str {
+        match program {
+            Program::Portcullis | Program::StageOne => self.profile,
+            Program::BootManager => "efi",
+        }
+    }
+
     fn slot_keys(&self, program: Program) -> String {
         match program {
             Program::BootManager => key::public_lines(self.trusted),
@@ -134,17 +142,20 @@ impl Compiler<'_> {
             Program::BootManager => format!("{}.efi", program.binary()),
             Program::Portcullis | Program::StageOne => program.binary().to_owned(),
         };
-        let folder = if self.profile == "dev" { "debug" } else { self.profile };
+        let folder = match self.profile(program) {
+            "dev" => "debug",
+            profile => profile,
+        };
         self.metadata.target_directory.as_std_path().join(self.target(program)).join(folder).join(name)
     }
 
     /// Flags for the target alone (build scripts run on the host), as a line of Cargo configuration: static linking,
     /// and no path of the machine that builds.
     fn rust_flags(&self, program: Program) -> Result<String> {
-        let mut flags = Vec::new();
-        if program != Program::BootManager {
-            flags.extend(["-C".to_owned(), "target-feature=+crt-static".to_owned()]);
-        }
+        let mut flags = match program {
+            Program::Portcullis | Program::StageOne => vec!["-Ctarget-feature=+crt-static".to_owned()],
+            Program::BootManager => Vec::new(),
+        };
         for (from, to) in self.path_map()? {
             flags.push(format!("--remap-path-prefix={from}={to}"));
         }
@@ -162,7 +173,9 @@ impl Compiler<'_> {
 
     /// Folders of this machine and what they are called in the programs. The last match counts.
     fn path_map(&self) -> Result<Vec<(String, &'static str)>> {
-        let sysroot = RUSTC.text(RUSTC.command(["--print", "sysroot"]))?;
+        let mut command = RUSTC.command(["--print", "sysroot"]);
+        command.current_dir(self.checkout);
+        let sysroot = RUSTC.text(command)?;
         let cargo_home = env::var_os("CARGO_HOME")
             .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo").into_os_string()))
             .context("neither CARGO_HOME nor HOME is set")?;

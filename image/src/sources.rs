@@ -79,7 +79,10 @@ pub fn closure<'a>(metadata: &'a Metadata, root: &str, follow: Follow) -> Result
 /// When a source file cannot be read or the compiler is missing.
 pub fn digest(checkout: &Path, metadata: &Metadata, package: &str, settings: &[String]) -> Result<Digest> {
     let mut parts: Vec<Vec<u8>> = settings.iter().map(|setting| setting.clone().into_bytes()).collect();
-    parts.push(RUSTC.run(RUSTC.command(["--version", "--verbose"]))?);
+    let mut compiler = RUSTC.command(["--version", "--verbose"]);
+    // rustup picks the toolchain that the checkout pins.
+    compiler.current_dir(checkout);
+    parts.push(RUSTC.run(compiler)?);
     parts.push(version_of(Tool { program: "cc", package: "gcc" }));
     parts.push(version_of(Tool { program: "bpf-linker", package: "rustup" }));
     for name in COMMON {
