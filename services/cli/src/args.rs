@@ -61,6 +61,11 @@ pub enum Command {
         /// Name as in `pctl services`
         service: String,
     },
+    /// End one service at once (SIGKILL); it is started anew
+    Kill {
+        /// Name as in `pctl services`
+        service: String,
+    },
     /// Reboot in good order
     Reboot,
     /// Power off in good order

@@ -105,6 +105,11 @@ pub async fn run(cli: &Cli, document: Option<String>, out: &mut dyn Write) -> Re
             init(|init| async move { init.restart(name).await }).await?;
             done(json, out, &format!("{service} is restarting"))
         }
+        Command::Kill { service } => {
+            let name = service.clone();
+            init(|init| async move { init.kill(name).await }).await?;
+            done(json, out, &format!("{service} is killed"))
+        }
         Command::Reboot => {
             init(|init| async move { init.reboot().await }).await?;
             done(json, out, "rebooting")
