@@ -80,10 +80,13 @@ impl StoreError {
     /// Whether the file is of no use, as against a disk that may work again.
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Database { source, .. } => matches!(
-                source.sqlite_error_code(),
-                Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-            ),
+            // The last two: a schema that is not ours, since our own statements have no errors.
+            Self::Database { source, .. } => {
+                matches!(
+                    source.sqlite_error_code(),
+                    Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown)
+                ) || matches!(source, rusqlite::Error::SqlInputError { .. })
+            }
             Self::Damaged { .. } | Self::Newer { .. } => true,
             Self::PutAside { .. } => false,
         }
@@ -286,8 +289,7 @@ fn lease(row: &Row<'_>) -> rusqlite::Result<Option<LeaseRecord>> {
     };
     let interface: String = row.get(1)?;
     let state: String = row.get(6)?;
-    let (Ok(interface), Some(state)) =
-        (interface.parse::<Name>(), LeaseState::from_word(&state))
+    let (Ok(interface), Some(state)) = (interface.parse::<Name>(), LeaseState::from_word(&state))
     else {
         return Ok(None);
     };

@@ -143,7 +143,10 @@ impl fmt::Display for Notice {
                 write!(f, "{address} was declined, somebody else uses it; set aside")
             }
             Self::ReservationTaken { address, hardware } => {
-                write!(f, "{address}, reserved for {hardware}, is in use by another; it gets one of the pool")
+                write!(
+                    f,
+                    "{address}, reserved for {hardware}, is in use by another; it gets one of the pool"
+                )
             }
             Self::Refused { address, hardware, reason } => {
                 write!(f, "{hardware} cannot have {address}: {reason}")

@@ -24,8 +24,7 @@ pub(crate) fn free_for(
 ) -> bool {
     // The device a reservation names may come with another client identifier, as it does when a
     // boot loader and then a system ask.
-    let same_device =
-        |other: &HardwareAddress| scope.is_reserved(address) && other == hardware;
+    let same_device = |other: &HardwareAddress| scope.is_reserved(address) && other == hardware;
     let unleased = table.get(address).is_none_or(|lease| {
         !lease.active()
             || lease.state == super::LeaseState::Bound
@@ -33,7 +32,8 @@ pub(crate) fn free_for(
     });
     let unoffered = offers.at(address).is_none_or(|offer| {
         offer.interface == scope.interface
-            && (offer.client == *client || scope.permits(address, hardware) && scope.is_reserved(address))
+            && (offer.client == *client
+                || scope.permits(address, hardware) && scope.is_reserved(address))
     });
     unleased && unoffered
 }

@@ -59,3 +59,42 @@ pub(crate) fn numbered(name: &HostName, number: u32) -> Option<HostName> {
     let stem: String = name.as_str().chars().take(room).collect();
     format!("{}{suffix}", stem.trim_end_matches('-')).parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_real_devices_become_labels() {
+        for (sent, label) in [
+            ("DESKTOP-4F1Q2AB", Some("desktop-4f1q2ab")),
+            ("Johns-iPhone", Some("johns-iphone")),
+            ("android_dhcp 14", Some("android-dhcp-14")),
+            ("J\u{fc}rgen's  iPad", Some("j-rgen-s-ipad")),
+            ("printer.office.example", Some("printer")),
+            ("ESP_0A1B2C\0", Some("esp-0a1b2c")),
+            ("--x--", Some("x")),
+            ("localhost", None),
+            ("..", None),
+            ("", None),
+            ("\u{65e5}\u{672c}", None),
+        ] {
+            let name = sanitise(sent.as_bytes());
+            assert_eq!(name.as_ref().map(HostName::as_str), label, "{sent:?}");
+        }
+        let long = sanitise(&[b'a'; 300]).expect("a name");
+        assert_eq!(long.as_str().len(), LABEL);
+        assert_eq!(numbered(&long, 12).map(|n| n.as_str().len()), Some(LABEL));
+    }
+
+    #[test]
+    fn fqdn_is_read_in_both_encodings() {
+        let wire = b"\x05\xff\xff\x05Myhst\x03lan\x00";
+        assert_eq!(fqdn_label(wire).as_ref().map(HostName::as_str), Some("myhst"));
+        let ascii = b"\x01\x00\x00myhst.lan.";
+        assert_eq!(fqdn_label(ascii).as_ref().map(HostName::as_str), Some("myhst"));
+        for bad in [&b""[..], b"\x04", b"\x04\0\0", b"\x04\0\0\xc0\x0c", b"\x04\0\0\x09abc"] {
+            assert_eq!(fqdn_label(bad), None, "{bad:?}");
+        }
+    }
+}

@@ -21,9 +21,6 @@ mod server;
 mod table;
 mod time;
 
-#[cfg(test)]
-mod tests;
-
 pub use action::{Action, Destination, Level, Notice, Outgoing};
 pub use client::{ClientId, HardwareAddress};
 pub use request::{Malformed, Request};

@@ -92,7 +92,7 @@ impl Lease {
             hardware: self.hardware.clone(),
             hostname: self.hostname.clone(),
             state: self.state,
-            ends_unix_s: now.unix_at(self.ends_ms),
+            ends_unix_s: now.unix_s_at(self.ends_ms),
             lease_s: self.lease_s,
         }
     }
@@ -100,9 +100,6 @@ impl Lease {
     /// A lease from disk. Whatever the clock says now, no lease lasts longer than it was given
     /// for, and none that is over began in the future.
     pub(crate) fn from_record(record: LeaseRecord, now: Now) -> (Ipv4Addr, Self) {
-        let stamp = i64::try_from(record.ends_unix_s).unwrap_or(i64::MAX);
-        let clock = i64::try_from(now.unix_s).unwrap_or(i64::MAX);
-        let left_ms = stamp.saturating_sub(clock).saturating_mul(1000);
         let most_ms = match record.state {
             LeaseState::Bound | LeaseState::Declined => i64::from(record.lease_s) * 1000,
             LeaseState::Expired | LeaseState::Released => 0,
@@ -113,7 +110,7 @@ impl Lease {
             hardware: record.hardware,
             hostname: record.hostname,
             state: record.state,
-            ends_ms: now.up_ms.saturating_add(left_ms.min(most_ms)),
+            ends_ms: now.up_ms_at(record.ends_unix_s).min(now.up_ms.saturating_add(most_ms)),
             lease_s: record.lease_s,
         };
         (record.address, lease)
@@ -169,7 +166,13 @@ impl Table {
         }
         // The holder of a declined address is whoever uses it, not the client that found out.
         if lease.state != LeaseState::Declined {
-            self.by_client.insert((lease.interface.clone(), lease.client.clone()), address);
+            let key = (lease.interface.clone(), lease.client.clone());
+            let newest = |lease: &Lease| (lease.active(), lease.ends_ms);
+            let other = self.by_client.get(&key).and_then(|other| self.leases.get(other));
+            // What was read from disk comes by address, not by age.
+            if other.is_none_or(|other| newest(other) <= newest(&lease)) {
+                self.by_client.insert(key, address);
+            }
         }
         self.leases.insert(address, lease);
     }

@@ -8,7 +8,10 @@ mod frame;
 mod link;
 mod udp;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::Context;
 use portcullis_bus::{dhcp::Dhcp1, server::Notifier};
@@ -91,7 +94,9 @@ struct Clock(Instant);
 impl Clock {
     fn now(self) -> Now {
         Now {
-            unix_s: portcullis_runtime::unix_now_s(),
+            unix_ms: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
             up_ms: i64::try_from(self.0.elapsed().as_millis()).unwrap_or(i64::MAX),
         }
     }

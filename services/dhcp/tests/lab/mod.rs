@@ -51,7 +51,8 @@ pub fn part(extra: serde_json::Value) -> Result<DhcpPart> {
 impl Lab {
     pub fn new(part: DhcpPart) -> Result<Self> {
         let router = Namespace::new("dr")?;
-        router.run("ip link add lan type bridge")?;
+        // With an address of its own a bridge does not take one of its ports'.
+        router.run("ip link add lan address 02:00:00:00:01:00 type bridge")?;
         router.run("ip link set lan up")?;
         router.address("lan", "192.168.77.1/24")?;
         let index = router.run("cat /sys/class/net/lan/ifindex")?.trim().parse()?;
@@ -121,7 +122,10 @@ impl Lab {
         Ok(())
     }
 
-    fn bus<T>(&self, call: impl AsyncFnOnce(DhcpBusProxy<'_>) -> portcullis_bus::Result<T>) -> Result<T> {
+    fn bus<T>(
+        &self,
+        call: impl AsyncFnOnce(DhcpBusProxy<'_>) -> portcullis_bus::Result<T>,
+    ) -> Result<T> {
         let path = self.folder.path().join("run/bus/dhcp.sock");
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
             let stream = std::os::unix::net::UnixStream::connect(&path)?;
@@ -150,6 +154,11 @@ impl Lab {
     pub fn apply(&self, part: DhcpPart) -> Result<()> {
         let json = serde_json::to_string(&part)?;
         *self.part.lock().expect("part") = part;
+        self.apply_text(&json)
+    }
+
+    pub fn apply_text(&self, json: &str) -> Result<()> {
+        let json = json.to_owned();
         self.bus(async move |dhcp| dhcp.apply(json).await)
     }
 
@@ -159,7 +168,11 @@ impl Lab {
         self.router.join(&format!("port{number}"), &host, "eth0")?;
         self.router.run(&format!("ip link set port{number} master lan"))?;
         host.run(&format!("ip link set eth0 address 02:00:00:00:00:{number:02x}"))?;
-        Ok(Client { host, folder: tempfile::tempdir()?, mac: format!("02:00:00:00:00:{number:02x}") })
+        Ok(Client {
+            host,
+            folder: tempfile::tempdir()?,
+            mac: format!("02:00:00:00:00:{number:02x}"),
+        })
     }
 }
 
@@ -229,10 +242,8 @@ fn serve_peers(
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let serving = [
-                serve(Config1(peers.clone()), &config)?,
-                serve(Network1(peers), &network)?,
-            ];
+            let serving =
+                [serve(Config1(peers.clone()), &config)?, serve(Network1(peers), &network)?];
             ready.send(())?;
             let _ = stopped.await;
             drop(serving);

@@ -24,15 +24,16 @@ impl Server {
         out: &mut Vec<Action>,
     ) {
         let client = request.client();
+        let Some(scope) = self.scopes.get_mut(interface) else { return };
         if let Some(offer) = self.offers.of(interface, &client)
             && let Stage::Probing { sent, .. } = offer.stage
+            && scope.permits(offer.address, &request.hardware)
         {
             // Asked again while we probe: the answer must carry the newer transaction number.
             let stage = Stage::Probing { request: Box::new(request), sent };
             self.offers.put(Offer { stage, ..offer.clone() });
             return;
         }
-        let Some(scope) = self.scopes.get_mut(interface) else { return };
         let Some(choice) = allocate::choose(&self.table, &self.offers, scope, &request) else {
             self.warn_exhausted(interface, now, out);
             return;
@@ -45,7 +46,10 @@ impl Server {
                 hardware: request.hardware.clone(),
             }));
         }
-        if choice.known || self.offers.of(interface, &client).is_some() {
+        let offered = self.offers.of(interface, &client).is_some_and(|offer| {
+            offer.address == choice.address && matches!(offer.stage, Stage::Made)
+        });
+        if choice.known || offered {
             self.offer(interface, choice.address, &request, now, out);
         } else if self.offers.full() {
             out.push(Action::Notice(Notice::Ignored("too many offers are open")));

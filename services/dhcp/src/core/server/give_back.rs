@@ -19,7 +19,9 @@ impl Server {
         out: &mut Vec<Action>,
     ) {
         let Some(address) = self.own_address(interface, request, request.requested) else {
-            out.push(Action::Notice(Notice::Ignored("DHCPDECLINE of what the client does not have")));
+            out.push(Action::Notice(Notice::Ignored(
+                "DHCPDECLINE of what the client does not have",
+            )));
             return;
         };
         self.offers.remove(address);
@@ -40,7 +42,9 @@ impl Server {
             .own_address(interface, request, ciaddr)
             .and_then(|address| Some((address, self.table.get(address)?.clone())));
         let Some((address, lease)) = lease else {
-            out.push(Action::Notice(Notice::Ignored("DHCPRELEASE of what the client does not have")));
+            out.push(Action::Notice(Notice::Ignored(
+                "DHCPRELEASE of what the client does not have",
+            )));
             return;
         };
         let lease = Lease { state: LeaseState::Released, ends_ms: now.up_ms, ..lease };

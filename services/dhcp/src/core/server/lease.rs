@@ -69,7 +69,8 @@ impl Server {
         else {
             return;
         };
-        if let Some(lease) = self.table.get(former).filter(|l| l.state == LeaseState::Bound).cloned()
+        if let Some(lease) =
+            self.table.get(former).filter(|l| l.state == LeaseState::Bound).cloned()
         {
             let lease = Lease { state: LeaseState::Released, ends_ms: now.up_ms, ..lease };
             out.push(Action::Save(lease.record(former, now)));
@@ -93,10 +94,8 @@ impl Server {
             self.take_name(&name, address, now, out);
             return Some(name);
         }
-        let Some(name) = hostname::wanted(request) else {
-            let lease = self.table.get(address)?;
-            return lease.hostname.clone().filter(|_| lease.client == request.client());
-        };
+        let former = self.table.get(address).filter(|lease| lease.client == request.client());
+        let name = hostname::wanted(request).or_else(|| former.and_then(|l| l.hostname.clone()))?;
         let numbered = (2..=MAX_SAME_NAME).filter_map(|number| hostname::numbered(&name, number));
         let name = std::iter::once(name.clone())
             .chain(numbered)

@@ -105,7 +105,12 @@ impl Server {
             .collect();
         let scopes = &self.scopes;
         self.offers.retain(|offer| {
-            scopes.get(&offer.interface).is_some_and(|scope| scope.contains(offer.address))
+            scopes.get(&offer.interface).is_some_and(|scope| match &offer.stage {
+                // The client asks again, and another address is probed for it.
+                Stage::Probing { request, .. } => scope.permits(offer.address, &request.hardware),
+                // Checked again when the client takes it.
+                Stage::Made => scope.contains(offer.address),
+            })
         });
         self.forget_strays(&mut out);
         self.rename_reserved(now, &mut out);
@@ -118,7 +123,8 @@ impl Server {
             .table
             .iter()
             .filter(|(address, lease)| {
-                let inside = self.scopes.get(&lease.interface).is_some_and(|s| s.contains(*address));
+                let inside =
+                    self.scopes.get(&lease.interface).is_some_and(|s| s.contains(*address));
                 !inside && lease.state != LeaseState::Bound
             })
             .map(|(address, _)| address)
@@ -230,7 +236,14 @@ impl Server {
         while let Some(offer) = self.offers.take_ended(now.up_ms) {
             match offer.stage {
                 Stage::Probing { request, sent } => {
-                    self.go_on_probing(&offer.interface, offer.address, *request, sent, now, &mut out);
+                    self.go_on_probing(
+                        &offer.interface,
+                        offer.address,
+                        *request,
+                        sent,
+                        now,
+                        &mut out,
+                    );
                 }
                 Stage::Made if self.table.get(offer.address).is_none() => {
                     self.table.set_idle(offer.address, now.up_ms);

@@ -121,8 +121,9 @@ impl Server {
     /// Whether a client may keep `address`.
     fn prolong(&self, scope: &Scope, request: &Request, address: Ipv4Addr) -> Verdict {
         let client = request.client();
-        let free =
-            |address| free_for(&self.table, &self.offers, scope, address, &client, &request.hardware);
+        let free = |address| {
+            free_for(&self.table, &self.offers, scope, address, &client, &request.hardware)
+        };
         if !scope.permits(address, &request.hardware) {
             return Refuse("no longer an address for this client");
         }
@@ -172,7 +173,8 @@ impl Server {
         }));
         self.withdraw_offer(interface, request, now);
         // A lease that the configuration does not permit any more ends with this refusal.
-        let permitted = self.scopes.get(interface).is_some_and(|s| s.permits(address, &request.hardware));
+        let permitted =
+            self.scopes.get(interface).is_some_and(|s| s.permits(address, &request.hardware));
         let own = self.table.get(address).is_some_and(|lease| {
             lease.state == LeaseState::Bound && lease.client == request.client()
         });
