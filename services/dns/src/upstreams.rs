@@ -1,9 +1,11 @@
 //! Which upstream to ask, when to turn to the next one, and when to try a silent one again.
 //!
-//! A server is healthy until it lets a query wait for longer than its patience. Healthy servers
-//! are asked in the order of their smoothed round-trip time, unmeasured ones first; those not
-//! asked age, so that each gets measured again now and then. Silent ones come last and are probed
-//! in the background with growing pauses; any answer makes them healthy again.
+//! Servers are asked in the order of their smoothed round-trip time, unmeasured ones first; those
+//! not asked age, so that each gets measured again now and then. When a server lets a query wait
+//! for longer than its patience, the next is asked too; the first keeps its chance to answer, since
+//! an upstream that resolves a new name takes its time, but has lost its rank. A server without any
+//! answer until the deadline, or one that cannot be reached, is silent: it comes last and is probed
+//! in the background with growing pauses, and any answer makes it healthy again.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -20,7 +22,7 @@ pub const DEADLINE: Duration = Duration::from_millis(4500);
 const FIRST_PATIENCE: Duration = Duration::from_millis(600);
 
 /// Bounds of the patience with a measured server, which is four times its round-trip time.
-const PATIENCE: (Duration, Duration) = (Duration::from_millis(150), Duration::from_millis(800));
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(800));
 
 /// Weight of a new round-trip time, as in RFC 6298 section 2.
 const WEIGHT: f64 = 0.125;
@@ -222,7 +224,14 @@ impl Upstreams {
         self.answered(server, rtt + LAME_PENALTY);
     }
 
-    /// `server` was silent for longer than its patience, or cannot be reached.
+    /// `server` has let a query wait for `waited`, and may still answer.
+    pub fn slow(&mut self, server: SocketAddr, waited: Duration) {
+        if let Some(server) = self.find(server) {
+            server.rtt = server.rtt.max(Some(waited));
+        }
+    }
+
+    /// `server` did not answer until the deadline, or cannot be reached.
     pub fn silent(&mut self, server: SocketAddr, now: Instant) {
         let (first, longest) = PROBE_PAUSE;
         if let Some(server) = self.find(server) {
@@ -332,6 +341,18 @@ mod tests {
     }
 
     #[test]
+    fn a_slow_server_loses_its_rank_at_once_and_stays_healthy() {
+        let mut upstreams = upstreams(2);
+        upstreams.answered(address(1), ms(10));
+        upstreams.answered(address(2), ms(100));
+        let attempt = upstreams.attempts().next().unwrap();
+        assert_eq!(attempt.server, address(1));
+        upstreams.slow(address(1), attempt.patience);
+        assert_eq!(first(&mut upstreams), address(2));
+        assert!(upstreams.status().iter().all(|upstream| upstream.healthy));
+    }
+
+    #[test]
     fn probes_come_with_growing_pauses() {
         let (mut upstreams, start) = (upstreams(1), Instant::now());
         assert_eq!(upstreams.next_probe(), None);
@@ -396,7 +417,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_query_has_attempts_and_they_end(
-            events in proptest::collection::vec((0_u8..4, 1_u8..5, 0_u64..3000), 0..100)
+            events in proptest::collection::vec((0_u8..5, 1_u8..5, 0_u64..3000), 0..100)
         ) {
             let mut upstreams = upstreams(4);
             let mut now = Instant::now();
@@ -406,6 +427,7 @@ mod tests {
                     0 => upstreams.answered(address(server), ms(time)),
                     1 => upstreams.answered_lame(address(server), ms(time)),
                     2 => upstreams.silent(address(server), now),
+                    3 => upstreams.slow(address(server), ms(time)),
                     _ => drop(upstreams.due_probes(now)),
                 }
                 let attempts: Vec<_> = upstreams.attempts().collect();

@@ -18,7 +18,7 @@ use portcullis_bus::dhcp::Lease;
 use portcullis_model::{HostName, part::DnsPart};
 
 use crate::{
-    reply::{ExtendedError, Reply},
+    reply::Reply,
     special::{ReverseName, Special, special},
 };
 
@@ -130,16 +130,11 @@ impl LocalZones {
                 };
                 Route::Local(self.data(name, data, &apex))
             }
-            Some(Special::Empty(apex)) => {
-                let mut reply = if *name == apex {
-                    self.apex(name, query_type)
-                } else {
-                    self.no_such_name(&apex)
-                };
-                // A special-use name is no mistake of the server's (RFC 8914 section 4.18).
-                reply.extended_error = ExtendedError::new(17, "special-use name, not forwarded");
-                Route::Local(reply)
-            }
+            Some(Special::Empty(apex)) => Route::Local(if *name == apex {
+                self.apex(name, query_type)
+            } else {
+                self.no_such_name(&apex)
+            }),
             Some(Special::Reverse(reverse)) => {
                 Route::Local(self.reverse_reply(name, query_type, &reverse))
             }

@@ -24,9 +24,9 @@ use super::{Shared, exchange};
 use crate::{
     cache::Key,
     forwarder::Outcome,
-    reply::Reply,
+    reply::{ExtendedError, Reply},
     request::Question,
-    upstreams::{Attempts, DEADLINE},
+    upstreams::{Attempt, Attempts, DEADLINE},
 };
 
 /// How long a probe of a silent server waits.
@@ -62,7 +62,7 @@ impl Shared {
         lookup.await
     }
 
-    async fn ask_upstreams(&self, question: &Question) -> Outcome {
+    async fn ask_upstreams(self: &Arc<Self>, question: &Question) -> Outcome {
         let attempts = self.forwarder().upstreams.attempts();
         let asking = self.race(attempts, question);
         match tokio::time::timeout(DEADLINE, asking).await {
@@ -72,16 +72,18 @@ impl Shared {
     }
 
     /// Makes one attempt after the other, each while those before may still succeed; the first
-    /// answer counts.
-    async fn race(&self, mut attempts: Attempts, question: &Question) -> Outcome {
+    /// answer counts. Attempts that come too late go on without us: how they end is what we know
+    /// of their servers.
+    async fn race(self: &Arc<Self>, mut attempts: Attempts, question: &Question) -> Outcome {
         let mut running = FuturesUnordered::new();
         let mut why = None;
         let mut asked = false;
         loop {
             let attempt = attempts.next();
-            if let Some(attempt) = attempt {
+            if let Some(Attempt { server, .. }) = attempt {
                 asked = true;
-                running.push(self.attempt(attempt.server, question));
+                let attempt = self.clone().attempt(server, question.clone());
+                running.push(tokio::spawn(attempt).map(move |answer| (server, answer)));
             } else if running.is_empty() {
                 return if asked { Outcome::Failed(why) } else { Outcome::NoUpstream };
             }
@@ -93,16 +95,16 @@ impl Shared {
             };
             tokio::select! {
                 Some((server, answer)) = running.next() => match answer {
-                    Ok(reply) => return Outcome::Answered(reply),
-                    Err(Failure::Lame(reason)) => {
+                    Ok(Ok(reply)) => return Outcome::Answered(reply),
+                    Ok(Err(Failure::Lame(reason))) => {
                         attempts.exclude(server);
                         why = why.or(reason);
                     }
-                    Err(Failure::Silent) => self.is_silent(server),
+                    Ok(Err(Failure::Silent)) | Err(_) => {}
                 },
                 () = patience => {
-                    if let Some(attempt) = attempt {
-                        self.is_silent(attempt.server);
+                    if let Some(Attempt { server, patience }) = attempt {
+                        self.forwarder().upstreams.slow(server, patience);
                     }
                 }
             }
@@ -110,13 +112,15 @@ impl Shared {
     }
 
     async fn attempt(
-        &self,
+        self: Arc<Self>,
         server: SocketAddr,
-        question: &Question,
-    ) -> (SocketAddr, Result<Reply, Failure>) {
+        question: Question,
+    ) -> Result<Reply, Failure> {
+        let permit = self.attempts.acquire().await;
         let start = Instant::now();
-        let answer = exchange::ask(server, question, DEADLINE).await;
-        (server, self.judge(server, answer, start.elapsed()))
+        let answer = exchange::ask(server, &question, DEADLINE).await;
+        drop(permit);
+        self.judge(server, answer, start.elapsed())
     }
 
     fn judge(
@@ -142,6 +146,7 @@ impl Shared {
             }
             Err(error) => {
                 tracing::debug!(%server, %error, "upstream");
+                self.is_silent(server);
                 Err(Failure::Silent)
             }
         }
@@ -156,7 +161,7 @@ impl Shared {
 /// Why an attempt brought no answer.
 enum Failure {
     /// The server answered that it has none.
-    Lame(Option<crate::reply::ExtendedError>),
+    Lame(Option<ExtendedError>),
     /// It did not answer.
     Silent,
 }

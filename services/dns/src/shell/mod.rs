@@ -15,7 +15,7 @@ use std::{
 use portcullis_bus::dns::Dns1;
 use portcullis_model::part::DnsPart;
 use portcullis_runtime::{Service, fetch_part};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     forwarder::{Forwarder, Step},
@@ -29,11 +29,15 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 /// Queries that wait for upstreams at a time, in all and of one client.
 const WAITING: (usize, usize) = (512, 128);
 
+/// Attempts at upstreams at a time: each has a socket, of which a process has 1024.
+const ATTEMPTS: usize = 600;
+
 /// State shared by the tasks of this process, which all run on one thread.
 pub(crate) struct Shared {
     forwarder: Mutex<Forwarder>,
     lookups: Lookups,
     waiting: Limit,
+    attempts: Semaphore,
     /// The set of upstreams, or their health, changed.
     upstreams_changed: Notify,
     /// Peers on the bus are to be told.
@@ -53,6 +57,7 @@ impl Shared {
             forwarder: Mutex::new(forwarder),
             lookups: Lookups::default(),
             waiting: Limit::new(WAITING.0, WAITING.1),
+            attempts: Semaphore::new(ATTEMPTS),
             upstreams_changed: Notify::new(),
             peers_to_tell: Notify::new(),
         })
