@@ -13,9 +13,13 @@ const VARIABLE: &str = "PORTCULLIS_SLOT_KEYS";
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed={VARIABLE}");
+    if for_uefi() {
+        // No time stamp in the program: same sources, same bytes.
+        println!("cargo::rustc-link-arg-bins=/Brepro");
+    }
     let keys = match env::var_os(VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from) {
         Some(path) => read_keys(&path)?,
-        None if env::var_os("CARGO_CFG_TARGET_OS").is_some_and(|os| os == "uefi") => bail!(
+        None if for_uefi() => bail!(
             "set {VARIABLE} to the path of a file with the public keys that slots are signed with \
              (one per line, 64 hexadecimal digits): a boot manager without keys can start nothing"
         ),
@@ -29,6 +33,10 @@ fn main() -> Result<()> {
     code.push_str("]\n");
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
     fs::write(out.join("slot_keys.rs"), code).context("cannot write slot_keys.rs")
+}
+
+fn for_uefi() -> bool {
+    env::var_os("CARGO_CFG_TARGET_OS").is_some_and(|os| os == "uefi")
 }
 
 fn read_keys(path: &Path) -> Result<Vec<[u8; 32]>> {

@@ -81,8 +81,8 @@ impl Slot {
     #[must_use]
     pub const fn partition(self) -> &'static str {
         match self {
-            Self::A => "slot-a",
-            Self::B => "slot-b",
+            Self::A => disk::SLOT_A.name,
+            Self::B => disk::SLOT_B.name,
         }
     }
 

@@ -45,7 +45,7 @@ pub fn decode_pair(first: &[u8], second: &[u8]) -> Loaded {
     let (first, second) = (record::decode(first), record::decode(second));
     let damage = [first.err(), second.err()];
     let (origin, record) = match (first, second) {
-        (Ok(first), Ok(second)) if second.generation > first.generation => (Origin::Second, second),
+        (Ok(first), Ok(second)) if is_newer(&second, &first) => (Origin::Second, second),
         (Ok(first), _) => (Origin::First, first),
         (Err(_), Ok(second)) => (Origin::Second, second),
         (Err(_), Err(_)) => {
@@ -55,13 +55,18 @@ pub fn decode_pair(first: &[u8], second: &[u8]) -> Loaded {
     Loaded { state: record.state, origin, damage, generation: record.generation }
 }
 
+/// Whether `one` was written after `other`. Generations may wrap around.
+const fn is_newer(one: &Record, other: &Record) -> bool {
+    one.generation.wrapping_sub(other.generation).cast_signed() > 0
+}
+
 impl Loaded {
     /// The write that makes `state` the boot state. It goes to the record that does not count now;
     /// until [`Pending::written`] the old one counts, so after a failed write the same call is right
     /// again.
     #[must_use]
     pub fn next(&self, state: BootState) -> Pending {
-        let generation = self.generation.saturating_add(1);
+        let generation = self.generation.wrapping_add(1);
         let (origin, offset) = match self.origin {
             Origin::First => (Origin::Second, RECORD_SIZE),
             Origin::Second | Origin::Default => (Origin::First, 0),

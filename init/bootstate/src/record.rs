@@ -5,7 +5,7 @@
 //! | 0 | 8 | magic, ASCII `PCSTATE` and a zero |
 //! | 8 | 4 | format version, 1 |
 //! | 12 | 4 | zero |
-//! | 16 | 8 | generation, one more with every write; the higher one of two valid records counts |
+//! | 16 | 8 | generation, one more with every write (modulo 2^64); the newer one of two valid records counts |
 //! | 24 | 8 | slot a: priority, tries left, confirmed (0 or 1), boot failures, four zeros |
 //! | 32 | 8 | slot b: the same |
 //! | 40 | 4024 | zero |

@@ -1,4 +1,5 @@
 //! What must hold for every boot state, every torn write and every sequence of boots.
+use portcullis_bootstate::record::{self, Record};
 use portcullis_bootstate::{
     BootState, Decision, Loaded, Origin, PAIR_SIZE, RECORD_SIZE, Retry, Slot, SlotState, TRIES,
     decode_pair,
@@ -98,6 +99,22 @@ fn a_fresh_disk_and_a_lost_state() {
     for slot in Slot::ALL {
         assert_eq!(lost.state.get(slot).startable(), Ok(()));
         assert_eq!(lost.state.get(slot).tries_left, TRIES);
+    }
+}
+
+#[test]
+fn generations_may_wrap_around() {
+    let record = |generation, priority| {
+        let a = SlotState { priority, ..SlotState::default() };
+        record::encode(&Record { generation, state: BootState { a, b: SlotState::default() } })
+    };
+    let mut disk = [record(u64::MAX, 1), record(u64::MAX - 1, 2)].concat();
+    assert_eq!(load(&disk).state.a.priority, 1);
+    for priority in 3..9 {
+        let state =
+            BootState { a: SlotState { priority, ..SlotState::default() }, ..load(&disk).state };
+        store(&mut disk, state);
+        assert_eq!(load(&disk).state, state);
     }
 }
 

@@ -1,4 +1,5 @@
 //! Whole blobs: what is written is opened and checked again, and every change is found.
+use ed25519_dalek::Signer as _;
 use portcullis_bundle::blob::{self, BlobError, Meta, Summary};
 use portcullis_bundle::{
     Architecture, Manifest, ManifestError, PublicKey, SigningKey, TRAILER_SIZE, TrailerError,
@@ -111,7 +112,13 @@ fn a_signed_manifest_must_still_make_sense() {
     let (bytes, Summary { manifest, .. }) = written();
     let (body, _) = bytes.split_at(bytes.len() - TRAILER_SIZE);
 
-    // The trailer's own rest must be zero even if it is signed.
+    // The rest of the trailer must be zero even if it is signed.
+    let mut trailer = sign_trailer(&manifest, &key(1));
+    trailer[600] = 1;
+    let signature = key(1).sign(&trailer[..TRAILER_SIZE - 64]).to_bytes();
+    trailer[TRAILER_SIZE - 64..].copy_from_slice(&signature);
+    assert_eq!(verify_trailer(&trailer, &[public(1)]), Err(ManifestError::Reserved.into()));
+
     let mut wrong = manifest;
     wrong.uki.offset = 4096;
     let trailer = sign_trailer(&wrong, &key(1));

@@ -5,11 +5,12 @@
 use gpt::disk::LogicalBlockSize;
 use gpt::mbr::ProtectiveMBR;
 use gpt::{GptConfig, partition_types};
-use portcullis_bootstate::{BootState, Loaded, RECORD_SIZE, Slot, SlotState, decode_pair};
+use portcullis_bootstate::{BootState, Loaded, RECORD_SIZE, Slot, SlotState, decode_pair, disk};
 use portcullis_bundle::{Architecture, PublicKey, SigningKey, blob, verity};
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::ops::Range;
+use uuid::Uuid;
 
 pub const MIB: usize = 1 << 20;
 
@@ -59,7 +60,11 @@ impl DiskImage {
             .unwrap();
         let mut partitions = BTreeMap::new();
         for (name, size) in sizes {
-            let kind = if name == "esp" { partition_types::EFI } else { partition_types::LINUX_FS };
+            let ours = disk::ALL.into_iter().find(|ours| ours.name == name);
+            let kind = ours.map_or(partition_types::LINUX_FS, |ours| partition_types::Type {
+                guid: Uuid::from_u128(ours.kind),
+                os: partition_types::OperatingSystem::None,
+            });
             let id = table.add_partition(name, size as u64, kind, 0, Some(2048)).unwrap();
             let partition = &table.partitions()[&id];
             let start = usize::try_from(partition.first_lba).unwrap() * 512;

@@ -1,0 +1,16 @@
+//! Replays the fuzzing corpus.
+#[cfg(test)]
+#[path = "fuzz/partition_table.rs"]
+mod partition_table;
+
+#[test]
+fn the_corpus_holds() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/fuzz/corpus/partition_table");
+    let files: Vec<_> =
+        std::fs::read_dir(&corpus).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() >= 4, "{} files in {}", files.len(), corpus.display());
+    for file in files {
+        partition_table::run(&std::fs::read(file).unwrap());
+    }
+}
