@@ -1,0 +1,71 @@
+//! What happened to packets, by reason.
+
+/// One cell of a per-CPU counter.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes from the network header on.
+    pub bytes: u64,
+}
+
+macro_rules! counters {
+    ($($(#[$meta:meta])* $Variant:ident = $name:literal, $description:literal;)*) => {
+        /// Why a packet took the way it took; index into the counters.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+        pub enum Counter {
+            $(#[doc = $description] $Variant,)*
+        }
+
+        impl Counter {
+            /// All, in the order of their index.
+            pub const ALL: &'static [Self] = &[$(Self::$Variant,)*];
+
+            /// Name on the bus.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$Variant => $name,)* }
+            }
+
+            /// One sentence for people.
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$Variant => $description,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    Forwarded = "forwarded", "Packets of flows, sent on to another interface.";
+    ForwardedIcmpError = "forwarded.icmp-error", "ICMP errors about a flow, sent on to its other end.";
+    Service = "router.service", "Packets to a service of the router that the zone may reach.";
+    RouterFlow = "router.flow", "Packets of the router's own flows, received.";
+    RouterIcmpError = "router.icmp-error", "ICMP errors about the router's own flows.";
+    RouterSent = "router.sent", "Packets of the router itself, sent.";
+    RouterAnswers = "router.answers", "Packets whose TTL ends here or that do not fit the next link, handed to the kernel to answer with an ICMP error.";
+    LinkLayer = "kernel.link-layer", "ARP, IPv6 neighbour discovery and frames that are not IP, handed to the kernel.";
+    DropPolicy = "drop.policy", "No policy allows the flow, or the zone may not reach the router's service.";
+    DropInterface = "drop.interface", "The interface is not known to the firewall (yet).";
+    DropMalformed = "drop.malformed", "Headers contradict themselves or are cut short.";
+    DropMartian = "drop.martian", "Source or destination address that cannot be on this interface.";
+    DropOptions = "drop.ip-options", "IPv4 options are not supported.";
+    DropProtocol = "drop.protocol", "IP protocol other than TCP, UDP and ICMP.";
+    DropFragment = "drop.fragment", "Fragment of a datagram whose first fragment did not pass before.";
+    DropMulticast = "drop.multicast", "Multicast and broadcast that no service of the router takes.";
+    DropTcpState = "drop.tcp-state", "TCP segment that belongs to no flow and does not open one.";
+    DropIcmp = "drop.icmp", "ICMP message that is neither echo nor an error about a known flow.";
+    DropRoute = "drop.no-route", "No route to the destination, or forwarding is off.";
+    DropAddress = "drop.no-address", "The interface to leave by has no address to masquerade with.";
+    DropPorts = "drop.no-port", "No free port was found for the translated flow.";
+    DropFull = "drop.flows-full", "The flow table is full.";
+    DropMoved = "drop.flow-moved", "The flow's route left its zone or address; the flow was removed.";
+    DropTtl = "drop.ttl", "TTL ended on the way to a translated destination.";
+    DropTooBig = "drop.too-big", "Packet larger than the next link that the kernel cannot answer for.";
+    DropIpv6 = "drop.ipv6", "IPv6 other than link-local neighbour discovery and ICMPv6.";
+    DropVlan = "drop.vlan", "A second tag behind a priority tag.";
+    DropLeak = "drop.leak", "The kernel wanted to forward a packet that the datapath had not.";
+}
+
+/// How many there are.
+pub const COUNT: usize = Counter::ALL.len();

@@ -1,0 +1,168 @@
+//! Carrying a decision out on the packet. Checksums are updated by difference (RFC 1624).
+
+use portcullis_datapath_abi::flow::{ICMP, TCP, UDP};
+
+use crate::{
+    Edit, FlowRef, Frame, Kind, L3, L4,
+    checksum::{TTL_DECREMENT, add, apply, delta, delta16},
+    icmp_error::{INNER_L3, INNER_L4},
+};
+
+/// Writable bytes of a frame. `None` beyond the end.
+pub trait FrameMut: Frame {
+    /// Writes one byte.
+    fn set_u8(&mut self, offset: usize, value: u8) -> Option<()>;
+    /// Writes two bytes as they stand.
+    fn set_u16(&mut self, offset: usize, value: u16) -> Option<()>;
+    /// Writes four bytes as they stand.
+    fn set_u32(&mut self, offset: usize, value: u32) -> Option<()>;
+
+    /// Updates the TCP or UDP checksum at `offset` for a change of addresses and of ports. A UDP
+    /// checksum of zero means none and stays (RFC 768).
+    ///
+    /// The kernel's socket buffers may hold the checksum of the pseudo-header alone, to be
+    /// completed by the device; only they know, so they replace this.
+    #[inline(always)]
+    fn update_transport_checksum(
+        &mut self,
+        offset: usize,
+        address_delta: u16,
+        port_delta: u16,
+        udp: bool,
+    ) -> Option<()> {
+        let old = self.u16(offset)?;
+        if udp && old == 0 {
+            return Some(());
+        }
+        let new = apply(old, add(address_delta, port_delta));
+        self.set_u16(offset, if udp && new == 0 { 0xffff } else { new })
+    }
+}
+
+/// Replaces the Ethernet addresses (destination, then source).
+#[inline(always)]
+pub fn ethernet<F: FrameMut>(frame: &mut F, macs: [u32; 3]) -> Option<()> {
+    let [a, b, c] = macs;
+    frame.set_u32(0, a)?;
+    frame.set_u32(4, b)?;
+    frame.set_u32(8, c)
+}
+
+/// Translates a packet; `forward` also decrements its TTL. `None` if the frame became shorter than
+/// it was when it was parsed, which leaves it half changed: it must be dropped.
+#[inline(always)]
+pub fn rewrite<F: FrameMut>(frame: &mut F, edit: &Edit<'_>, forward: bool) -> Option<()> {
+    let flow = edit.flow;
+    if edit.kind != Kind::IcmpError {
+        return translate(frame, flow, edit.kind, edit.ttl, forward);
+    }
+    // The error may come from any hop; behind a translation every hop has the same address.
+    let (source, destination) = (frame.u32(L3 + 12)?, frame.u32(L3 + 16)?);
+    let masquerade = flow.source() != frame.u32(INNER_L3 + 16)?;
+    quoted(frame, flow, edit.protocol, edit.length)?;
+    let new_source = if masquerade { flow.source() } else { source };
+    let change = add(delta(source, new_source), delta(destination, flow.destination()));
+    network_header(frame, edit.ttl, new_source, flow.destination(), change, forward)
+}
+
+#[inline(always)]
+fn network_header<F: FrameMut>(
+    frame: &mut F,
+    ttl: u8,
+    source: u32,
+    destination: u32,
+    address_delta: u16,
+    forward: bool,
+) -> Option<()> {
+    let mut change = address_delta;
+    if forward {
+        frame.set_u8(L3 + 8, ttl.wrapping_sub(1))?;
+        change = add(change, TTL_DECREMENT);
+    }
+    let checksum = frame.u16(L3 + 10)?;
+    frame.set_u16(L3 + 10, apply(checksum, change))?;
+    frame.set_u32(L3 + 12, source)?;
+    frame.set_u32(L3 + 16, destination)
+}
+
+#[inline(always)]
+fn translate<F: FrameMut>(
+    frame: &mut F,
+    flow: FlowRef<'_>,
+    kind: Kind,
+    ttl: u8,
+    forward: bool,
+) -> Option<()> {
+    let (address_delta, port_delta) = (flow.address_delta(), flow.port_delta());
+    network_header(frame, ttl, flow.source(), flow.destination(), address_delta, forward)?;
+    match kind {
+        Kind::Tcp | Kind::Udp => {
+            frame.set_u16(L4, flow.source_port())?;
+            frame.set_u16(L4 + 2, flow.destination_port())?;
+            let udp = kind == Kind::Udp;
+            let offset = if udp { L4 + 6 } else { L4 + 16 };
+            frame.update_transport_checksum(offset, address_delta, port_delta, udp)
+        }
+        Kind::EchoRequest | Kind::EchoReply => {
+            let id = if kind == Kind::EchoRequest {
+                flow.source_port()
+            } else {
+                flow.destination_port()
+            };
+            let checksum = frame.u16(L4 + 2)?;
+            frame.set_u16(L4 + 4, id)?;
+            frame.set_u16(L4 + 2, apply(checksum, port_delta))
+        }
+        // Later fragments have no transport header; other kinds have no flow.
+        Kind::Fragment | Kind::IcmpError | Kind::IcmpOther => Some(()),
+    }
+}
+
+/// Translates the packet quoted in an ICMP error, and the error's checksum. `flow` is the direction
+/// that the error travels in; the quoted packet travelled in the other, so its destination is what
+/// this direction's source becomes.
+#[inline(always)]
+fn quoted<F: FrameMut>(
+    frame: &mut F,
+    flow: FlowRef<'_>,
+    protocol: u8,
+    length: u16,
+) -> Option<()> {
+    // Change of all words behind the outer ICMP checksum.
+    let mut change = add(flow.address_delta(), flow.port_delta());
+    let inner_checksum = frame.u16(INNER_L3 + 10)?;
+    let inner_new = apply(inner_checksum, flow.address_delta());
+    change = add(change, delta16(inner_checksum, inner_new));
+    frame.set_u16(INNER_L3 + 10, inner_new)?;
+    frame.set_u32(INNER_L3 + 12, flow.destination())?;
+    frame.set_u32(INNER_L3 + 16, flow.source())?;
+    let checksum_at = match protocol {
+        ICMP => {
+            // Only one of the two ports is the query id, the other is 0 and stays so.
+            frame.set_u16(INNER_L4 + 4, flow.source_port() | flow.destination_port())?;
+            Some((INNER_L4 + 2, flow.port_delta()))
+        }
+        protocol => {
+            frame.set_u16(INNER_L4, flow.destination_port())?;
+            frame.set_u16(INNER_L4 + 2, flow.source_port())?;
+            let both = add(flow.address_delta(), flow.port_delta());
+            match protocol {
+                UDP => Some((INNER_L4 + 6, both)),
+                // Behind the eight bytes that must be quoted.
+                TCP if length >= 66 => Some((INNER_L4 + 16, both)),
+                _ => None,
+            }
+        }
+    };
+    if let Some((offset, difference)) = checksum_at
+        && let Some(old) = frame.u16(offset)
+        && (old != 0 || protocol != UDP)
+    {
+        let new = apply(old, difference);
+        let new = if new == 0 && protocol == UDP { 0xffff } else { new };
+        change = add(change, delta16(old, new));
+        frame.set_u16(offset, new)?;
+    }
+    let outer = frame.u16(L4 + 2)?;
+    frame.set_u16(L4 + 2, apply(outer, change))
+}
