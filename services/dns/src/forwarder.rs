@@ -218,7 +218,11 @@ impl Forwarder {
             Outcome::Answered(reply) => reply.clone(),
             Outcome::Failed(why) => {
                 let why = why.clone();
-                self.failed(&key, now, why.or_else(|| ExtendedError::new(22, "no answer in time")))
+                self.failed(
+                    &key,
+                    now,
+                    why.or_else(|| ExtendedError::new(22, "no upstream gave an answer")),
+                )
             }
             Outcome::NoUpstream => {
                 self.failed(&key, now, ExtendedError::new(14, "no upstream server is known"))

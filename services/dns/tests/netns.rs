@@ -307,10 +307,10 @@ fn a_new_configuration_takes_effect_at_once() -> Result<()> {
 }
 
 #[test]
-fn under_load_nothing_is_lost_and_memory_stays_small() -> Result<()> {
+fn under_load_nothing_is_lost_or_asked_twice_and_memory_stays_small() -> Result<()> {
     let mut lab = Lab::start(&part(), wan(&["198.51.100.53"]))?;
     let idle = lab.private_kib()?;
-    lab.dnsmasq("198.51.100.53", &["--address=/load.example/203.0.113.7"])?;
+    let log = lab.dnsmasq("198.51.100.53", &["--address=/load.example/203.0.113.7"])?;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("queries");
     let lines: String = (0..2000).map(|n| format!("n{n}.load.example A\nnas.lan A\n")).collect();
@@ -324,6 +324,10 @@ fn under_load_nothing_is_lost_and_memory_stays_small() -> Result<()> {
     assert_eq!(number("Queries completed:"), Some(12_000), "{report}");
     assert_eq!(number("Queries lost:"), Some(0), "{report}");
     assert!(report.contains("NOERROR 12000 (100.00%)"), "{report}");
+    // Each name was asked for once, though three rounds came from ten clients at a time; a few
+    // more attempts are what a busy machine may cause.
+    let asked = queries(&log).len();
+    assert!((2000..2040).contains(&asked), "{asked} queries at the upstream");
     let loaded = lab.private_kib()?;
     eprintln!("private memory: idle {idle} KiB, after 2000 names {loaded} KiB\n{report}");
     assert!(idle < 10 * 1024 && loaded < 16 * 1024, "{idle} KiB, {loaded} KiB");
