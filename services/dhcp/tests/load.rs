@@ -1,4 +1,11 @@
 //! Many clients at once, and kill -9 in the middle. Needs root, iproute2, perfdhcp (kea-admin).
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "clippy.toml lifts these for #[test] functions only, not for what they call"
+)]
 
 mod lab;
 

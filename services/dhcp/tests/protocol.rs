@@ -1,4 +1,11 @@
 //! The protocol core: what RFC 2131 says, by its sections, and what must hold whatever comes in.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "clippy.toml lifts these for #[test] functions only, not for what they call"
+)]
 
 #[path = "protocol/allocation.rs"]
 mod allocation;
@@ -18,6 +25,8 @@ mod probes;
 mod properties;
 #[path = "protocol/requests.rs"]
 mod requests;
+#[path = "protocol/script.rs"]
+mod script;
 #[path = "protocol/time.rs"]
 mod time;
 #[path = "protocol/witness.rs"]

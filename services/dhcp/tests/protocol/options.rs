@@ -1,6 +1,6 @@
 //! What stands in a reply (RFC 2131 section 4.3.1, RFC 2132, 3046, 6842) and how requests are read.
 
-use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
+use dhcproto::v4::{DhcpOption, MessageType};
 use portcullis_dhcp::core::{Action, Arrival, Malformed, Notice, Request};
 use serde_json::json;
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use dhcproto::{
     Decodable,
-    v4::{DhcpOption, Message, MessageType, OptionCode},
+    v4::{DhcpOption, Message, MessageType, OptionCode, borrowed},
 };
 use portcullis_dhcp::core::{
     Action, ClientId, LeaseState, Now, OFFER_MS, Outgoing, PROBE_MS, Request,
@@ -44,7 +44,7 @@ impl Witness {
             }
             MessageType::Release => self.let_go(request.ciaddr, &client),
             MessageType::Decline => {
-                for address in request.requested {
+                if let Some(address) = request.requested {
                     self.let_go(address, &client);
                 }
             }
@@ -94,12 +94,12 @@ impl Witness {
         if address.is_unspecified() {
             assert_ne!(kind, MessageType::Offer, "an offer of nothing");
             if kind == MessageType::Nak {
-                let client = identity(&reply);
+                let client = identity(sent, &reply);
                 self.offered.retain(|_, (other, _)| *other != client);
             }
             return;
         }
-        let client = identity(&reply);
+        let client = identity(sent, &reply);
         self.check_permitted(sent, &reply, address);
         let held_by_other = self.held.get(&address).filter(|(holder, until)| {
             let same_device = holder.hardware.octets() == reply.chaddr();
@@ -123,7 +123,7 @@ impl Witness {
                     Some(DhcpOption::AddressLeaseTime(seconds)) => *seconds,
                     _ => panic!("no lease time: {reply}"),
                 };
-                let request = as_request(&reply);
+                let request = as_request(sent, &reply);
                 let until = now.up_ms + i64::from(lease_s) * 1000;
                 self.held.retain(|_, (holder, _)| holder.client() != client);
                 self.offered.retain(|_, (other, _)| *other != client);
@@ -167,12 +167,12 @@ pub fn reply(sent: &Outgoing) -> Message {
     Message::from_bytes(&sent.payload).expect("dhcproto reads our replies")
 }
 
-fn identity(reply: &Message) -> ClientId {
-    as_request(reply).client()
+fn identity(sent: &Outgoing, reply: &Message) -> ClientId {
+    as_request(sent, reply).client()
 }
 
 /// The fields of a reply that repeat what the client said, as if it said them.
-fn as_request(reply: &Message) -> Request {
+fn as_request(sent: &Outgoing, reply: &Message) -> Request {
     let mut message = Message::new_with_id(
         reply.xid(),
         Ipv4Addr::UNSPECIFIED,
@@ -183,8 +183,10 @@ fn as_request(reply: &Message) -> Request {
     );
     message.set_htype(reply.htype());
     message.opts_mut().insert(DhcpOption::MessageType(MessageType::Discover));
-    if let Some(id) = reply.opts().get(OptionCode::ClientIdentifier) {
-        message.opts_mut().insert(id.clone());
+    // The owned decoder stops at a host name that is not in wire format; this one does not.
+    let mut options = borrowed::Message::new(&sent.payload).expect("a header").opts();
+    if let Some(id) = options.find(|option| option.code() == OptionCode::ClientIdentifier) {
+        message.opts_mut().insert(DhcpOption::ClientIdentifier(id.data().to_vec()));
     }
     let bytes = dhcproto::Encodable::to_vec(&message).expect("bytes");
     Request::parse(&bytes).expect("a request")
