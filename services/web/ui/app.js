@@ -64,15 +64,17 @@ function facts(rows) {
   return list;
 }
 
-// columns: [heading, row => node or text]; the first one leads the row on a phone.
+// columns: [heading, row => node or text, row => whether a phone leaves it out]; the first one leads
+// the row on a phone.
 function table(columns, rows) {
   const head = element("tr");
   for (const [heading] of columns) head.append(element("th", { scope: "col" }, heading));
   const body = element("tbody");
   for (const row of rows) {
     const line = element("tr");
-    columns.forEach(([heading, cell], index) => {
-      line.append(element("td", { label: heading, class: index ? "" : "lead-cell" }, cell(row)));
+    columns.forEach(([heading, cell, minor], index) => {
+      const kind = index === 0 ? "lead-cell" : minor && minor(row) ? "minor" : "";
+      line.append(element("td", { label: heading, class: kind }, cell(row)));
     });
     body.append(line);
   }
@@ -86,7 +88,9 @@ function meter(label, used, total) {
 
 // --- the parts -----------------------------------------------------------------------------
 
-const unavailable = (status, part) => missing("Not available: " + (status.errors[part] || "no answer"));
+// "service `dns` does not answer: cannot connect to ..." in the words of a person.
+const why = (status, part) => (status.errors[part] || "no answer").split(": ")[0].replaceAll("`", "");
+const unavailable = (status, part) => missing("Not available at the moment: " + why(status, part) + ".");
 
 function showHealth(status) {
   const place = byId("health");
@@ -96,7 +100,7 @@ function showHealth(status) {
   if (!status.system) {
     kind = "warn";
     title = "Health is unknown";
-    lines.push(status.errors.system);
+    lines.push("The router answers, but its supervisor does not: " + why(status, "system") + ".");
   } else if (!status.system.healthy) {
     kind = "bad";
     title = "Something does not work";
@@ -104,7 +108,7 @@ function showHealth(status) {
   } else if (Object.keys(status.errors).length) {
     kind = "warn";
     title = "Some parts do not answer";
-    lines.push(...new Set(Object.values(status.errors)));
+    lines.push(...new Set(Object.keys(status.errors).map((part) => why(status, part))));
   } else if (status.wan && status.wan.length && !status.wan.some((lease) => lease.address)) {
     kind = "warn";
     title = "No internet connection";
@@ -188,7 +192,7 @@ function showSystem(status) {
     ["Start took", boot ? boot.toFixed(1) + " s" : null],
     ["Memory", element("span", null, bytes(memory) + " of " + bytes(system.memory_total_bytes), meter("Memory in use", memory, system.memory_total_bytes))],
     ["Storage", element("span", null, bytes(data) + " of " + bytes(system.data_total_bytes), meter("Storage in use", data, system.data_total_bytes))],
-    ["Configuration", status.config ? "number " + status.config.generation + ", " + sources[status.config.source] : status.errors.config],
+    ["Configuration", status.config ? "number " + status.config.generation + ", " + sources[status.config.source] : why(status, "config")],
   ]));
 }
 
@@ -206,7 +210,7 @@ function showTraffic(status) {
       number(status.flows.total) + " of " + number(status.flows.capacity),
       meter("Connections in use", status.flows.total, status.flows.capacity))]);
   } else {
-    rows.push(["Connections", "not available: " + status.errors.flows]);
+    rows.push(["Connections", "not available: " + why(status, "flows")]);
   }
   if (status.dns) {
     const dns = status.dns;
@@ -222,7 +226,7 @@ function showTraffic(status) {
         : "none known yet"],
     );
   } else {
-    rows.push(["Names", "not available: " + status.errors.dns]);
+    rows.push(["Names", "not available: " + why(status, "dns")]);
   }
   show("traffic", facts(rows));
 }
@@ -240,8 +244,8 @@ function showDevices(status) {
   show("devices", table([
     ["Name", (lease) => lease.hostname || "unnamed device"],
     ["Address", (lease) => mono(lease.address)],
-    ["Hardware address", (lease) => mono(lease.mac)],
-    ["Network", (lease) => lease.interface],
+    ["Hardware address", (lease) => mono(lease.mac), () => true],
+    ["Network", (lease) => lease.interface, () => true],
     ["Lease", (lease) => lease.reserved ? "reserved" : "for " + duration(Math.max(0, lease.expires_unix_s - status.time_unix_s)) + " more"],
   ], devices));
 }
@@ -252,10 +256,10 @@ function showServices(status) {
   show("services", table([
     ["Service", (s) => s.name],
     ["State", (s) => state(kinds[s.state] || "warn", s.state)],
-    ["What it does", (s) => s.description],
+    ["What it does", (s) => s.description, () => true],
     ["Says", (s) => (s.state === "ready" ? s.status_text : s.last_exit || s.status_text) || "-"],
-    ["Restarts", (s) => String(s.restarts)],
-    ["Memory", (s) => bytes(s.memory_bytes)],
+    ["Restarts", (s) => String(s.restarts), (s) => s.restarts === 0],
+    ["Memory", (s) => bytes(s.memory_bytes), () => true],
   ], status.services));
 }
 
@@ -273,9 +277,12 @@ function showSlots(status) {
 
 function showCertificate(status) {
   const certificate = status.certificate;
-  const pairs = (certificate.sha256.toUpperCase().match(/../g) || []).join(":");
+  const pairs = certificate.sha256.toUpperCase().match(/../g) || [];
+  const fingerprint = element("span", { class: "mono" });
+  // May break after every pair, nowhere else.
+  pairs.forEach((pair, index) => fingerprint.append(index ? ":" : "", element("wbr"), pair));
   show("certificate", facts([
-    ["SHA-256", mono(pairs)],
+    ["SHA-256", fingerprint],
     ["Valid until", date(certificate.not_after_unix_s)],
     ["For", mono(certificate.names.join(", "))],
   ]));
