@@ -217,3 +217,7 @@ fn way(
     let onlink = gateway.is_some_and(|gateway| !own.iter().any(|net| net.contains(&gateway)));
     Way { destination, gateway, onlink, source, metric }
 }
+
+#[cfg(test)]
+#[path = "wanted_tests.rs"]
+mod tests;

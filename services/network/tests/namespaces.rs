@@ -4,10 +4,11 @@
 
 mod lab;
 
-use std::time::Duration;
+use std::{fs, process::Command, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::{Lab, ROUTER};
+use portcullis_netns::{Namespace, Running};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -44,5 +45,334 @@ fn a_router_gets_its_lease_and_bridges_its_lan() -> Result<()> {
         client.run("ping -c1 -W2 192.168.77.1")?;
     }
     lab.clients[0].run("ping -c1 -W2 192.168.77.12")?;
+    Ok(())
+}
+
+/// `ip monitor` of the router's devices, addresses and routes, into a file.
+fn monitor(lab: &Lab, file: &str) -> Result<Running> {
+    let mut command = Command::new("sh");
+    let path = lab.path(file);
+    let line = format!(
+        "exec ip netns exec {} stdbuf -oL ip -4 monitor link address route > {}",
+        lab.router.name(),
+        path.display()
+    );
+    command.args(["-c", &line]);
+    let monitor = Running::start(command)?;
+    std::thread::sleep(Duration::from_millis(300));
+    Ok(monitor)
+}
+
+fn monitored(lab: &Lab, file: &str) -> Result<String> {
+    Ok(fs::read_to_string(lab.path(file))?)
+}
+
+fn sysctl(namespace: &Namespace, path: &str) -> Result<String> {
+    Ok(namespace.run(&format!("cat /proc/sys/net/{path}"))?.trim().to_owned())
+}
+
+#[test]
+fn the_lease_is_renewed_and_its_options_applied() -> Result<()> {
+    let lab = Lab::new(ROUTER)?;
+    let _server = lab.dnsmasq(&[
+        "--dhcp-option=58,5",
+        "--dhcp-option=59,60",
+        "--dhcp-option=3,10.9.0.254",
+        "--dhcp-option=121,0.0.0.0/0,10.9.0.1,10.50.0.0/16,10.9.0.2,203.0.113.9/32,198.51.100.1,10.60.0.0/24,0.0.0.0",
+        "--dhcp-option=26,1400",
+        "--dhcp-option=42,10.9.0.123",
+    ])?;
+    let _service = lab.start()?;
+    lab.until_state("bound", SOON)?;
+    lab.until("routes", SOON, || {
+        Ok(lab.router.run("ip route show proto 80")?.lines().count() == 4)
+    })?;
+    let routes = lab.router.run("ip route show proto 80")?;
+    let address = lab.lease()?.address.context("address")?;
+    let own = address.trim_end_matches("/24");
+    for route in [
+        format!("default via 10.9.0.1 dev wan0 src {own} metric 100"),
+        format!("10.50.0.0/16 via 10.9.0.2 dev wan0 src {own} metric 100"),
+        // A gateway outside of the prefix is taken to be on the link.
+        format!("203.0.113.9 via 198.51.100.1 dev wan0 src {own} metric 100 onlink"),
+        format!("10.60.0.0/24 dev wan0 scope link src {own} metric 100"),
+    ] {
+        let there = routes.lines().any(|line| line.split_whitespace().eq(route.split_whitespace()));
+        ensure!(there, "{route}\nis not in\n{routes}");
+    }
+    ensure!(lab.interface("wan")?.mtu == 1400);
+    ensure!(lab.lease()?.ntp == ["10.9.0.123"]);
+
+    let monitor = monitor(&lab, "renewal")?;
+    let first = lab.lease()?.obtained_unix_s;
+    lab.until("a renewal at T1", SOON, || Ok(lab.lease()?.obtained_unix_s >= first + 5))?;
+    let messages = lab.dhcp_messages();
+    let start = ["DISCOVER", "OFFER", "REQUEST", "ACK", "REQUEST", "ACK"];
+    ensure!(messages.starts_with(&start.map(str::to_owned)), "{messages:?}");
+    drop(monitor);
+    let events = monitored(&lab, "renewal")?;
+    let touched = events.lines().any(|line| line.contains("10.9.0.") && !line.contains("lladdr"));
+    ensure!(!touched, "a renewal touches neither addresses nor routes:\n{events}");
+    Ok(())
+}
+
+#[test]
+fn the_lease_survives_a_restart_of_the_service() -> Result<()> {
+    let lab = Lab::new(ROUTER)?;
+    let _server = lab.dnsmasq(&[])?;
+    let service = lab.start()?;
+    lab.until_state("bound", SOON)?;
+    let before = lab.lease()?;
+    lab.until("address", SOON, || Ok(!lab.interface("wan")?.addresses.is_empty()))?;
+    let monitor = monitor(&lab, "restart")?;
+    service.stop()?;
+    let _service = lab.start()?;
+    lab.until_state("bound", SOON)?;
+    drop(monitor);
+    ensure!(lab.lease()?.address == before.address);
+    let messages = lab.dhcp_messages();
+    ensure!(messages == ["DISCOVER", "OFFER", "REQUEST", "ACK", "REQUEST", "ACK"], "{messages:?}");
+    let events = monitored(&lab, "restart")?;
+    ensure!(events.is_empty(), "a restart touches nothing:\n{events}");
+    Ok(())
+}
+
+#[test]
+fn another_network_refuses_the_old_address() -> Result<()> {
+    let lab = Lab::new(ROUTER)?;
+    let server = lab.dnsmasq(&[])?;
+    let _service = lab.start()?;
+    lab.until_state("bound", SOON)?;
+    drop(server);
+    lab.provider.run("ip address flush dev eth0")?;
+    lab.provider.address("eth0", "10.10.0.1/24")?;
+    let _server = lab.dnsmasq(&["--dhcp-range=10.10.0.100,10.10.0.150,255.255.255.0,120"])?;
+    // As if the cable was put into another modem.
+    lab.provider.run("ip link set eth0 down")?;
+    lab.until("no carrier", SOON, || Ok(!lab.interface("wan")?.carrier))?;
+    ensure!(lab.lease()?.address.is_some(), "the lease is kept while the cable is out");
+    lab.provider.run("ip link set eth0 up")?;
+    lab.until("the new address alone", SOON, || {
+        let addresses = lab.interface("wan")?.addresses;
+        Ok(addresses.len() == 1 && addresses[0].starts_with("10.10.0."))
+    })?;
+    ensure!(lab.dhcp_messages().contains(&"NAK".to_owned()), "{}", lab.dnsmasq_log());
+    lab.until("the way out", SOON, || Ok(lab.router.run("ping -c1 -W1 10.10.0.1").is_ok()))?;
+    Ok(())
+}
+
+#[test]
+fn a_lease_that_runs_out_leaves_nothing_behind() -> Result<()> {
+    let lab = Lab::new(ROUTER)?;
+    // dnsmasq gives no lease under two minutes; udhcpd does.
+    fs::write(
+        lab.path("udhcpd.conf"),
+        format!(
+            "start 10.9.0.100\nend 10.9.0.110\ninterface eth0\nlease_file {}\npidfile {}\n\
+             min_lease 1\nopt subnet 255.255.255.0\nopt router 10.9.0.1\nopt lease 12\n",
+            lab.path("udhcpd.leases").display(),
+            lab.path("udhcpd.pid").display()
+        ),
+    )?;
+    fs::write(lab.path("udhcpd.leases"), "")?;
+    let mut server =
+        lab.provider.start(&format!("udhcpd -f {}", lab.path("udhcpd.conf").display()))?;
+    std::thread::sleep(Duration::from_millis(300));
+    server.check().context("is udhcpd installed?")?;
+    let _service = lab.start()?;
+    lab.until_state("bound", SOON)?;
+    lab.until("address", SOON, || Ok(!lab.interface("wan")?.addresses.is_empty()))?;
+    drop(server);
+    lab.until("nothing", Duration::from_secs(20), || {
+        let wan = lab.interface("wan")?;
+        Ok(lab.lease()?.address.is_none() && wan.addresses.is_empty() && wan.gateway.is_none())
+    })?;
+    ensure!(lab.router.run("ip route show dev wan0")?.is_empty());
+    ensure!(lab.log().contains("the lease ran out"));
+    Ok(())
+}
+
+#[test]
+fn an_address_that_another_host_has_is_declined() -> Result<()> {
+    let lab = Lab::new(ROUTER)?;
+    // The only address that the server has is taken by the provider itself.
+    lab.provider.run("ip link add other type veth peer name another")?;
+    lab.provider.run("ip link set other up")?;
+    lab.provider.address("other", "10.9.0.100/32")?;
+    let _server = lab.dnsmasq(&["--dhcp-range=10.9.0.100,10.9.0.100,255.255.255.0,120"])?;
+    let _service = lab.start()?;
+    lab.until("DECLINE", SOON, || Ok(lab.dhcp_messages().contains(&"DECLINE".to_owned())))?;
+    ensure!(lab.interface("wan")?.addresses.is_empty());
+    ensure!(lab.log().contains("10.9.0.100 is already in use by"));
+    Ok(())
+}
+
+#[test]
+fn what_is_as_wanted_is_not_touched_and_drift_is_mended() -> Result<()> {
+    let lab = Lab::new(ROUTER)?;
+    let _server = lab.dnsmasq(&[])?;
+    let _service = lab.start()?;
+    lab.until_state("bound", SOON)?;
+    std::thread::sleep(Duration::from_millis(500));
+
+    // The same again: no event.
+    let quiet = monitor(&lab, "quiet")?;
+    for _ in 0..3 {
+        lab.apply(ROUTER)?;
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    drop(quiet);
+    let events = monitored(&lab, "quiet")?;
+    ensure!(events.is_empty(), "{events}");
+
+    // Somebody meddles.
+    for line in [
+        "ip address del 192.168.77.1/24 dev lan",
+        "ip link set lan0 nomaster",
+        "ip link set lan type bridge stp_state 1",
+        "ip route del default",
+        "ip link set wan0 down",
+        "sysctl -qw net.ipv4.ip_forward=0",
+    ] {
+        lab.router.run(line)?;
+        lab.until(line, SOON, || {
+            let lan = lab.interface("lan")?;
+            let wan = lab.interface("wan")?;
+            let bridge = lab.router.run("ip -d link show lan")?;
+            // Parameters send no message of their own: the next change brings the check.
+            lab.router.run("ip link set lo mtu 65535")?;
+            lab.router.run("ip link set lo mtu 65536")?;
+            Ok(lan.addresses == ["192.168.77.1/24"]
+                && lan.carrier
+                && wan.gateway.as_deref() == Some("10.9.0.1")
+                && bridge.contains("stp_state 0")
+                && lab.router.run("ip link show lan0")?.contains("master lan")
+                && sysctl(&lab.router, "ipv4/ip_forward")? == "1")
+        })?;
+    }
+
+    // What is not ours stays.
+    lab.router.run("ip address add 172.16.0.1/24 dev wan0")?;
+    lab.router.run("ip route add 172.17.0.0/16 via 172.16.0.2")?;
+    lab.apply(ROUTER)?;
+    std::thread::sleep(Duration::from_millis(200));
+    ensure!(lab.router.run("ip address show wan0")?.contains("172.16.0.1/24"));
+    ensure!(lab.router.run("ip route")?.contains("172.17.0.0/16"));
+
+    for (path, value) in [
+        ("ipv4/ip_forward", "1"),
+        ("ipv4/conf/wan0/rp_filter", "1"),
+        ("ipv4/conf/wan0/accept_redirects", "0"),
+        ("ipv4/conf/lan/arp_ignore", "1"),
+        ("ipv4/conf/lan/promote_secondaries", "1"),
+        ("ipv6/conf/wan0/accept_ra", "0"),
+        ("ipv6/conf/lan/accept_ra", "0"),
+    ] {
+        ensure!(sysctl(&lab.router, path)? == value, "{path} is not {value}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_new_configuration_changes_only_what_differs() -> Result<()> {
+    let lab = Lab::new(ROUTER)?;
+    let _server = lab.dnsmasq(&[])?;
+    let _service = lab.start()?;
+    lab.until_state("bound", SOON)?;
+    lab.clients[0].address("eth0", "192.168.77.11/24")?;
+    lab.clients[0].run("ping -c1 -W2 192.168.77.1")?;
+
+    let monitor = monitor(&lab, "address")?;
+    lab.apply(&ROUTER.replace("192.168.77.1/24", "192.168.77.254/24"))?;
+    ensure!(lab.interface("lan")?.addresses == ["192.168.77.254/24"]);
+    lab.clients[0].run("ping -c1 -W2 192.168.77.254")?;
+    drop(monitor);
+    let events = monitored(&lab, "address")?;
+    let wan = events.lines().any(|line| line.contains("wan0") || line.contains("10.9.0."));
+    ensure!(!wan, "the WAN is not touched:\n{events}");
+    let routes = lab.router.run("ip route show 192.168.77.0/24")?;
+    ensure!(routes.contains("dev lan proto kernel scope link src 192.168.77.254"), "{routes}");
+
+    // One port less, and the bridge remains what it is.
+    let index = lab.interface("lan")?.index;
+    lab.apply(&ROUTER.replace(r#""lan0", "lan1""#, r#""lan1""#))?;
+    let lan = lab.interface("lan")?;
+    ensure!(lan.index == index && lan.ports.len() == 1 && lan.ports[0].device == "lan1", "{lan:?}");
+    ensure!(!lab.router.run("ip link show lan0")?.contains("master"));
+
+    // No bridge any more, and the WAN by hand: the lease is given back.
+    lab.apply(
+        r#"
+        [interfaces.wan]
+        zone = "wan"
+        ports = ["wan0"]
+        ipv4 = { method = "static", addresses = ["10.9.0.7/24"], gateway = "10.9.0.1", metric = 7 }
+
+        [interfaces.home]
+        zone = "lan"
+        ports = ["lan0"]
+        mtu = 1280
+        ipv4 = { method = "static", addresses = ["192.168.77.1/24"] }
+        "#,
+    )?;
+    ensure!(lab.router.run("ip link show lan").is_err(), "the bridge is gone");
+    let wan = lab.interface("wan")?;
+    ensure!(
+        wan.addresses == ["10.9.0.7/24"] && wan.gateway.as_deref() == Some("10.9.0.1"),
+        "{wan:?}"
+    );
+    ensure!(lab.interface("home")?.mtu == 1280);
+    let routes = lab.router.run("ip route show default")?;
+    ensure!(routes.lines().count() == 1 && routes.contains("metric 7"), "{routes}");
+    lab.clients[0].run("ping -c1 -W2 192.168.77.1")?;
+    lab.until("RELEASE", SOON, || Ok(lab.dhcp_messages().contains(&"RELEASE".to_owned())))?;
+
+    // And back: the MTU as before.
+    lab.apply(ROUTER)?;
+    lab.until_state("bound", SOON)?;
+    ensure!(lab.router.run("ip link show lan0")?.contains("mtu 1500"));
+    Ok(())
+}
+
+#[test]
+fn a_bad_part_is_refused_with_the_field_and_changes_nothing() -> Result<()> {
+    let lab = Lab::new(ROUTER)?;
+    let _service = lab.start()?;
+    let refused = |json: &str| format!("{:#}", lab.apply_json(json.to_owned()).unwrap_err());
+    let error = refused("{");
+    ensure!(error.contains("InvalidArgument"), "{error}");
+    let mut part = serde_json::to_value(lab::part(ROUTER))?;
+    part["interfaces"]["lan"]["mtu"] = 70.into();
+    let error = refused(&part.to_string());
+    ensure!(error.contains("interfaces.lan.mtu: 70 is not allowed; 576 to 9216 are"), "{error}");
+    ensure!(lab.interface("lan")?.addresses == ["192.168.77.1/24"]);
+    Ok(())
+}
+
+#[test]
+fn a_nic_that_comes_later_is_taken_and_told_of() -> Result<()> {
+    let toml = ROUTER.replace(r#""lan0", "lan1""#, r#""lan0", "late""#).replace("wan0", "wan9");
+    let lab = Lab::new(&toml)?;
+    let _server = lab.dnsmasq(&[])?;
+    let _service = lab.start()?;
+    let wan = lab.interface("wan")?;
+    ensure!((wan.device.as_str(), wan.index) == ("", 0), "{wan:?}");
+    ensure!(lab.lease()?.state == "init");
+    std::thread::scope(|scope| -> Result<()> {
+        let signals = scope.spawn(|| lab.signals(Duration::from_secs(4)));
+        std::thread::sleep(Duration::from_millis(300));
+        lab.router.join("late", &lab.clients[1], "eth1")?;
+        lab.router.run("ip link set wan0 down")?;
+        lab.router.run("ip link set wan0 name wan9")?;
+        lab.until_state("bound", SOON)?;
+        let ports = lab.interface("lan")?.ports.len();
+        ensure!(ports == 2, "{ports} ports");
+        let count = signals.join().unwrap()?;
+        ensure!((2..=30).contains(&count), "{count} signals");
+        Ok(())
+    })?;
+    // And it goes again.
+    lab.router.run("ip link del late")?;
+    lab.until("port gone", SOON, || Ok(lab.interface("lan")?.ports.len() == 1))?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! detection RFC 5227): a pure state machine ([`machine`]) that reads and builds [`frame`]s and
 //! [`message`]s, and a [`shell`] with the sockets, the clock and the lease's file ([`store`]).
 
+mod any;
 pub mod frame;
 pub mod lease;
 pub mod machine;
@@ -11,3 +12,5 @@ pub mod shell;
 pub mod store;
 #[cfg(test)]
 mod test_server;
+
+pub use any::read_any;

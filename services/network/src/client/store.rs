@@ -3,7 +3,6 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
-    net::Ipv4Addr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -66,11 +65,6 @@ impl Record {
         (self.mac == mac && obtained <= clocks.now && !lease.expired(clocks.now))
             .then_some(Remembered { lease, in_use })
     }
-
-    /// Address of the record, for the log.
-    pub fn address(&self) -> Ipv4Addr {
-        self.grant.address.addr()
-    }
 }
 
 /// A lease file cannot be read or written.
@@ -132,4 +126,78 @@ pub fn remove(path: &Path) -> Result<(), StoreError> {
 
 fn sync_folder(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
+
+    fn lease() -> Lease {
+        let grant = Grant {
+            address: "10.9.0.100/24".parse().unwrap(),
+            server: Ipv4Addr::new(10, 9, 0, 1),
+            lease_s: 3600,
+            renewal_s: 1800,
+            rebinding_s: 3150,
+            routes: vec![("0.0.0.0/0".parse().unwrap(), Some(Ipv4Addr::new(10, 9, 0, 1)))],
+            dns: vec![Ipv4Addr::new(9, 9, 9, 9)],
+            ntp: Vec::new(),
+            domain: Some("example.net".into()),
+            mtu: Some(1400),
+        };
+        Lease { grant, obtained: Duration::from_secs(10_000) }
+    }
+
+    fn clocks(now: u64, boot_id: &str, unix_s: u64) -> Clocks {
+        Clocks { now: Duration::from_secs(now), boot_id: boot_id.to_owned(), unix_s }
+    }
+
+    fn record() -> Record {
+        Record::new(&lease(), MAC, &clocks(10_100, "one", 1_000_100))
+    }
+
+    #[test]
+    fn within_a_boot_the_lease_is_as_it_was_however_the_wall_clock_jumps() {
+        for unix_s in [0, 1_000_200, 9_000_000] {
+            let remembered = record().recall(MAC, &clocks(13_599, "one", unix_s)).unwrap();
+            assert_eq!(remembered, Remembered { lease: lease(), in_use: true });
+        }
+        assert_eq!(record().recall(MAC, &clocks(13_600, "one", 0)), None, "it ran out");
+    }
+
+    #[test]
+    fn after_a_reboot_the_wall_clock_counts_and_the_address_is_not_used_unasked() {
+        let remembered = record().recall(MAC, &clocks(5_000, "two", 1_000_300)).unwrap();
+        // Obtained at 1,000,000, which is 300 s ago.
+        assert_eq!(remembered.lease.obtained, Duration::from_secs(4_700));
+        assert!(!remembered.in_use);
+        assert_eq!(record().recall(MAC, &clocks(5_000, "two", 1_003_600)), None, "it ran out");
+        // A clock without battery: the address may at least be asked for.
+        assert!(record().recall(MAC, &clocks(5_000, "two", 0)).is_some_and(|r| !r.in_use));
+    }
+
+    #[test]
+    fn another_nic_has_no_lease() {
+        assert_eq!(record().recall(MacAddress([3; 6]), &clocks(10_200, "one", 0)), None);
+    }
+
+    #[test]
+    fn a_record_is_kept_replaced_and_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = path(folder.path(), &"wan".parse().unwrap());
+        assert_eq!(load(&path).unwrap(), None);
+        save(&path, &record()).unwrap();
+        save(&path, &record()).unwrap();
+        assert_eq!(load(&path).unwrap(), Some(record()));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
+        fs::write(&path, b"{\"grant\":").unwrap();
+        assert!(load(&path).unwrap_err().to_string().contains("lease-wan.json"));
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+    }
 }

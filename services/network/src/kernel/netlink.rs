@@ -148,7 +148,9 @@ impl Kernel {
         }
         let result = match &step.change {
             Change::CreateBridge { mac } => {
-                let mut builder = bridge_settings(LinkBridge::new(&step.device));
+                let mut builder = LinkBridge::new(&step.device)
+                    .stp_state(BridgeStpState::Disabled)
+                    .forward_delay(0);
                 if let Some(mac) = mac {
                     builder = builder.address(mac.0.to_vec());
                 }
@@ -193,8 +195,15 @@ impl Kernel {
             Change::SetSysctl { .. } | Change::CreateBridge { .. } => Ok(()),
             Change::DeleteBridge => handle.link().del(index).execute().await,
             Change::ConfigureBridge => {
-                let message = bridge_settings(LinkBridge::new("").index(index)).build();
-                handle.link().change(without_name(message)).execute().await
+                // One after the other: no delay is refused while the spanning tree is on.
+                let bridge = || LinkBridge::new("").index(index);
+                for setting in
+                    [bridge().stp_state(BridgeStpState::Disabled), bridge().forward_delay(0)]
+                {
+                    let message = without_name(setting.build());
+                    handle.link().change(message).execute().await?;
+                }
+                Ok(())
             }
             Change::SetAlias => handle.link().set(set.alias(ALIAS).build()).execute().await,
             Change::SetMac(mac) => {
@@ -242,12 +251,6 @@ impl Drop for Kernel {
             connections.abort_all();
         }
     }
-}
-
-fn bridge_settings(
-    builder: rtnetlink::LinkMessageBuilder<LinkBridge>,
-) -> rtnetlink::LinkMessageBuilder<LinkBridge> {
-    builder.stp_state(BridgeStpState::Disabled).forward_delay(0)
 }
 
 /// A change of an existing device is addressed by index; a name would rename it.

@@ -229,6 +229,8 @@ impl Lab {
         command
             .args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--log-dhcp"])
             .args(["--user=root", "--pid-file=", "--dhcp-authoritative", "--interface=eth0"])
+            // Else it pings an address for three seconds before it offers it.
+            .arg("--no-ping")
             .arg(format!("--dhcp-leasefile={}", self.path("dnsmasq.leases").display()))
             .arg(format!("--log-facility={}", self.path("dnsmasq.log").display()))
             .args(options);
@@ -257,10 +259,6 @@ impl Lab {
 }
 
 impl Service {
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Ends it as init does.
     pub fn stop(mut self) -> Result<()> {
         let id = i32::try_from(self.child.id())?;

@@ -1,0 +1,138 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use portcullis_model::Document;
+
+use super::*;
+
+fn link(index: u32, name: &str) -> (u32, Link) {
+    let bus_path = Some(format!("/sys/devices/pci0000:00/0000:00:0{index}.0/000"));
+    let mac = Some(portcullis_model::MacAddress([2, 0, 0, 0, 0, index.try_into().unwrap()]));
+    let link =
+        Link { index, name: name.to_owned(), bus_path, mac, max_mtu: 9000, ..Link::default() };
+    (index, link)
+}
+
+fn lease(address: &str, routes: &[(&str, Option<&str>)]) -> Grant {
+    Grant {
+        address: address.parse().unwrap(),
+        server: Ipv4Addr::new(10, 9, 0, 1),
+        lease_s: 3600,
+        renewal_s: 1800,
+        rebinding_s: 3150,
+        routes: routes
+            .iter()
+            .map(|(net, via)| (net.parse().unwrap(), via.map(|via| via.parse().unwrap())))
+            .collect(),
+        dns: Vec::new(),
+        ntp: Vec::new(),
+        domain: None,
+        mtu: Some(1400),
+    }
+}
+
+fn target_of(toml: &str, leases: &[(&str, Grant)]) -> Target {
+    let leases = leases.iter().map(|(name, l)| (name.parse().unwrap(), l.clone())).collect();
+    let present = Present {
+        links: &BTreeMap::from([link(2, "eth0"), link(3, "eth1"), link(4, "eth2")]),
+        leases: &leases,
+        original_mtus: &BTreeMap::from([("eth1".to_owned(), 1500)]),
+        all_ports: false,
+    };
+    target(&NetworkPart::of(&Document::parse(toml).unwrap()), &present)
+}
+
+fn routes(target: &Target) -> Vec<String> {
+    target.wanted.routes.iter().map(|(device, way)| format!("{device} {way}")).collect()
+}
+
+#[test]
+fn the_defaults_with_a_lease() {
+    let grant = lease("10.9.0.100/24", &[("0.0.0.0/0", Some("10.9.0.1"))]);
+    let target = target_of("", &[("wan", grant)]);
+    let devices = &target.wanted.devices;
+    assert_eq!(devices["eth0"].addresses, ["10.9.0.100/24".parse().unwrap()]);
+    assert_eq!(devices["eth0"].mtu, Some(1400));
+    assert_eq!(devices["eth1"].master.as_deref(), Some("lan"));
+    // What was changed once is set back.
+    assert_eq!((devices["eth1"].mtu, devices["eth2"].mtu), (Some(1500), None));
+    // The bridge has the first port's hardware address.
+    assert_eq!(devices["lan"].bridge, Some(Some(portcullis_model::MacAddress([2, 0, 0, 0, 0, 3]))));
+    assert_eq!(routes(&target), ["eth0 0.0.0.0/0 via 10.9.0.1 src 10.9.0.100 metric 100"]);
+    assert_eq!(target.problems, Vec::<String>::new());
+}
+
+#[test]
+fn a_gateway_outside_of_the_prefix_is_on_the_link() {
+    let grant = lease("203.0.113.5/32", &[("0.0.0.0/0", Some("198.51.100.1"))]);
+    let target = target_of("", &[("wan", grant)]);
+    assert_eq!(
+        routes(&target),
+        ["eth0 0.0.0.0/0 via 198.51.100.1 onlink src 203.0.113.5 metric 100"]
+    );
+}
+
+#[test]
+fn equal_uplinks_get_metrics_in_the_order_of_their_names() {
+    let toml = r#"
+        [interfaces.a]
+        zone = "wan"
+        ports = ["eth0"]
+        ipv4 = { method = "dhcp" }
+        [interfaces.b]
+        zone = "wan"
+        ports = ["eth1"]
+        ipv4 = { method = "static", addresses = ["10.8.0.2/24"], gateway = "10.8.0.1" }
+    "#;
+    let grant = lease("10.9.0.100/24", &[("0.0.0.0/0", Some("10.9.0.1"))]);
+    let target = target_of(toml, &[("a", grant)]);
+    assert_eq!(
+        routes(&target),
+        [
+            "eth0 0.0.0.0/0 via 10.9.0.1 src 10.9.0.100 metric 100",
+            "eth1 0.0.0.0/0 via 10.8.0.1 metric 101"
+        ]
+    );
+    // Several uplinks: packets may come by any.
+    let filter = |device: &str| {
+        let path = format!("net/ipv4/conf/{device}/rp_filter");
+        target.wanted.sysctls.iter().find(|(p, _)| *p == path).map(|(_, value)| value.as_str())
+    };
+    assert_eq!((filter("eth0"), filter("eth1")), (Some("2"), Some("2")));
+}
+
+#[test]
+fn a_leased_network_that_overlaps_the_lan_is_told() {
+    let target = target_of("", &[("wan", lease("192.168.77.50/24", &[]))]);
+    assert_eq!(
+        target.problems,
+        [
+            "wan: the leased network 192.168.77.0/24 overlaps lan's 192.168.77.1/24; give lan another network"
+        ]
+    );
+}
+
+#[test]
+fn a_device_in_the_way_of_a_bridge_is_told() {
+    let toml = r#"
+        [interfaces.eth0]
+        kind = "bridge"
+        zone = "lan"
+        ports = ["eth1"]
+    "#;
+    let target = target_of(toml, &[]);
+    assert!(target.problems[0].starts_with("eth0: a device of this name is there"));
+    assert!(target.wanted.devices.is_empty());
+}
+
+#[test]
+fn the_servers_mtu_is_bounded_by_the_nic_and_the_users_rules() {
+    let huge = Grant { mtu: Some(65_000), ..lease("10.9.0.100/24", &[]) };
+    let toml = |mtu: &str| {
+        format!(
+            "[interfaces.wan]\nzone = \"wan\"\nports = [\"eth0\"]\n{mtu}\nipv4 = {{ method = \"dhcp\" }}"
+        )
+    };
+    let mtu = |toml: &str| target_of(toml, &[("wan", huge.clone())]).wanted.devices["eth0"].mtu;
+    assert_eq!(mtu(&toml("")), Some(9000));
+    assert_eq!(mtu(&toml("mtu = 1492")), Some(1492));
+}
