@@ -191,6 +191,45 @@ fn the_cache_outlives_an_outage_but_not_a_change_of_servers() {
     forwarded(receive(&mut forwarder, &message, now));
 }
 
+#[test]
+fn dnssec_and_unknown_records_pass_unchanged() {
+    let (mut forwarder, now) = (forwarder(), Instant::now());
+    let mut secure = query("www.example.com.", RecordType::A);
+    if let Some(edns) = &mut secure.edns {
+        edns.set_dnssec_ok(true);
+    }
+    let request = forwarded(receive(&mut forwarder, &secure, now));
+    assert!(request.question.dnssec_ok);
+
+    // RRSIG over A by example.com, DS, DNSKEY, NSEC and a type that nobody knows.
+    let rrsig =
+        b"\0\x01\x0d\x03\0\0\x01\x2c\x70\0\0\0\x6f\0\0\0\xab\xcd\x07example\x03com\0signature";
+    let rdata: [(u16, &[u8]); 5] = [
+        (46, rrsig),
+        (43, b"\xab\xcd\x0d\x02digest-digest-digest-digest-dige"),
+        (48, b"\x01\x01\x03\x0dpublic-key"),
+        (47, b"\x03zzz\x07example\x03com\0\0\x06\x40\x01\0\0\0\x03"),
+        (65_280, b"\x01\x02\x03anything"),
+    ];
+    let mut bytes = upstream_answer("www.example.com.", [192, 0, 2, 1], 60).to_vec().unwrap();
+    for (record_type, data) in rdata {
+        bytes.extend(b"\xc0\x0c");
+        bytes.extend(record_type.to_be_bytes());
+        bytes.extend(b"\0\x01\0\0\0\x3c");
+        bytes.extend(u16::try_from(data.len()).unwrap().to_be_bytes());
+        bytes.extend(data);
+    }
+    bytes[7] = 6;
+
+    let judged = forwarder.judge(Message::from_vec(&bytes).unwrap()).unwrap();
+    forwarder.keep(&request.question, &Outcome::Answered(judged), now);
+    let Step::Reply(cached) = receive(&mut forwarder, &secure, now) else { panic!("not cached") };
+    for (record_type, data) in rdata {
+        let found = cached.windows(data.len()).any(|window| window == data);
+        assert!(found, "type {record_type}: {cached:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn every_query_gets_a_reply_with_its_id_and_question(
