@@ -156,8 +156,8 @@ impl Shell {
         let now = self.clock.now();
         let mut actions = Vec::new();
         for answer in answers {
-            if self.interface(answer.index).is_some() {
-                actions.extend(self.server.in_use(answer.address, answer.mac, now));
+            if let Some(interface) = self.interface(answer.index) {
+                actions.extend(self.server.in_use(&interface, answer.address, answer.mac, now));
             }
         }
         self.carry_out(actions).await;

@@ -208,7 +208,7 @@ impl Lab {
     }
 
     pub fn in_use(&mut self, address: Ipv4Addr, by: MacAddress) -> Vec<Heard> {
-        let actions = self.server.in_use(address, by, self.now);
+        let actions = self.server.in_use(&lan(), address, by, self.now);
         self.note(actions)
     }
 

@@ -65,6 +65,10 @@ fn an_answer_nobody_asked_for_changes_nothing() {
     let before = lab.server.records(lab.now);
     lab.in_use(ip(100), mac(66));
     lab.in_use(ip(109), mac(66));
+    // Nor does what somebody says on another network.
+    lab.say_as(&discover(mac(2)), true);
+    let guest = "guest".parse().expect("a name");
+    assert!(lab.server.in_use(&guest, ip(101), mac(66), lab.now).is_empty());
     assert_eq!(lab.server.records(lab.now), before);
 }
 

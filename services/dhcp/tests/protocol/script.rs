@@ -36,7 +36,7 @@ pub fn run(mut input: &[u8]) {
             }
             [3] => {
                 let Some(&[last]) = take(&mut input, 1) else { return };
-                server.in_use([192, 168, 77, last].into(), MacAddress([6; 6]), now)
+                server.in_use(&interface, [192, 168, 77, last].into(), MacAddress([6; 6]), now)
             }
             [4] => {
                 server = Server::new(&part, server.records(now), now);

@@ -192,30 +192,30 @@ impl Server {
         self.send(interface, request, MessageType::Ack, Answer::default(), out);
     }
 
-    /// Somebody with hardware address `by` answered the probe for `address`.
+    /// Somebody with hardware address `by` on `interface` said that he has `address`.
     pub fn in_use(
         &mut self,
+        interface: &Name,
         address: Ipv4Addr,
         by: portcullis_model::MacAddress,
         now: Now,
     ) -> Vec<Action> {
         let mut out = Vec::new();
-        let Some(Offer { stage: Stage::Probing { request, .. }, .. }) = self.offers.at(address)
-        else {
+        let probed = self.offers.at(address).filter(|offer| offer.interface == *interface);
+        let Some(Offer { stage: Stage::Probing { request, .. }, .. }) = probed else {
             return out;
         };
         // The client itself may go on using the address that it had: no conflict.
         if request.hardware.ethernet() == Some(by) {
             return out;
         }
-        let Some(Offer { interface, stage: Stage::Probing { request, .. }, .. }) =
-            self.offers.remove(address)
+        let Some(Offer { stage: Stage::Probing { request, .. }, .. }) = self.offers.remove(address)
         else {
             return out;
         };
-        self.set_aside(&interface, address, by.into(), now, &mut out);
+        self.set_aside(interface, address, by.into(), now, &mut out);
         out.push(Action::Notice(Notice::Conflict { address, by: Some(by) }));
-        self.discover(&interface, *request, now, &mut out);
+        self.discover(interface, *request, now, &mut out);
         out
     }
 
