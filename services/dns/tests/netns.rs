@@ -33,6 +33,15 @@ const WWW: &[&str] = &[
 ];
 
 #[test]
+fn sockets_that_init_made_are_served() -> Result<()> {
+    let lab = Lab::start_with_sockets(&part(), Vec::new())?;
+    for transport in ["+notcp", "+tcp"] {
+        assert_eq!(lab.dig(&format!("{transport} nas.lan A"))?.data(), ["192.168.77.10"]);
+    }
+    Ok(())
+}
+
+#[test]
 fn names_of_the_outside_by_udp_and_tcp() -> Result<()> {
     let mut lab = Lab::start(&part(), wan(&["198.51.100.53"]))?;
     lab.dnsmasq("198.51.100.53", WWW)?;

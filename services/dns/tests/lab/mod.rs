@@ -7,7 +7,8 @@
 
 use std::{
     fs,
-    os::unix::net::UnixStream,
+    net::{TcpListener, UdpSocket},
+    os::{fd::AsRawFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex},
@@ -137,6 +138,15 @@ impl Lab {
     /// Starts the service with this part, WAN lease and no DHCP leases, and waits until it is
     /// ready.
     pub fn start(part: &DnsPart, wan: Vec<WanLease>) -> Result<Self> {
+        Self::start_with(part, wan, false)
+    }
+
+    /// The same, with the sockets made beforehand and handed over, as init does it.
+    pub fn start_with_sockets(part: &DnsPart, wan: Vec<WanLease>) -> Result<Self> {
+        Self::start_with(part, wan, true)
+    }
+
+    fn start_with(part: &DnsPart, wan: Vec<WanLease>, hand_over: bool) -> Result<Self> {
         let (client, provider, router) =
             (Namespace::new("dnsc")?, Namespace::new("dnsp")?, Namespace::new("dnsr")?);
         router.join("lan", &client, "eth0")?;
@@ -165,7 +175,7 @@ impl Lab {
                 play(&bus, "dhcp", Dhcp1(Arc::new(Fake(world.clone()))))?,
             )
         };
-        let service = start_service(&router, folder.path())?;
+        let service = start_service(&router, folder.path(), hand_over)?;
         let lab = Self {
             service,
             provider_processes: Vec::new(),
@@ -305,14 +315,29 @@ where
 }
 
 /// This test program once more, as the service, inside the router.
-fn start_service(router: &Namespace, run_dir: &Path) -> Result<Running> {
+fn start_service(router: &Namespace, run_dir: &Path, hand_over: bool) -> Result<Running> {
     let notify = run_dir.join("notify.sock");
     let socket = std::os::unix::net::UnixDatagram::bind(&notify)?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     let program = std::env::current_exe()?;
     let mut command = Command::new("ip");
+    command.args(["netns", "exec", router.name()]);
+    let sockets = router.enter(|| {
+        let udp = hand_over.then(|| UdpSocket::bind("0.0.0.0:53")).transpose()?;
+        let tcp = hand_over.then(|| TcpListener::bind("0.0.0.0:53")).transpose()?;
+        Ok((udp, tcp))
+    })?;
+    if let (Some(udp), Some(tcp)) = &sockets {
+        rustix::io::fcntl_setfd(udp, rustix::io::FdFlags::empty())?;
+        rustix::io::fcntl_setfd(tcp, rustix::io::FdFlags::empty())?;
+        let (udp, tcp) = (udp.as_raw_fd(), tcp.as_raw_fd());
+        let script = format!(
+            "exec 3<&{udp} 4<&{tcp} {udp}<&- {tcp}<&-; export LISTEN_PID=$$ LISTEN_FDS=2 \
+             LISTEN_FDNAMES=dns-udp:dns-tcp; exec \"$0\" \"$@\""
+        );
+        command.args(["bash", "-c", &script]);
+    }
     command
-        .args(["netns", "exec", router.name()])
         .arg(program)
         .args(["--exact", "service_process", "--ignored", "--nocapture"])
         .env(SERVICE_VARIABLE, "1")
@@ -320,6 +345,7 @@ fn start_service(router: &Namespace, run_dir: &Path) -> Result<Running> {
         .env("NOTIFY_SOCKET", &notify)
         .env_remove("LISTEN_FDS");
     let mut service = Running::start(command)?;
+    drop(sockets);
     let mut buffer = [0; 256];
     let Ok(length) = socket.recv(&mut buffer) else {
         service.check()?;
