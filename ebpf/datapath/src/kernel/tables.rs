@@ -177,6 +177,12 @@ fn fib_lookup(context: *mut core::ffi::c_void, query: &RouteQuery, route: &mut R
             u32::from_ne_bytes([e, f, g, h]),
             u32::from_ne_bytes([i, j, k, l]),
         ];
+    } else {
+        // Without a neighbour the lookup does not get as far as the MTU.
+        let mut mtu = 0_u32;
+        // SAFETY: as above. Whether this packet fits is decided later; the answer is in `mtu`.
+        unsafe { helpers::bpf_check_mtu(context, fib.ifindex, &raw mut mtu, 0, 0) };
+        route.mtu = mtu as u16;
     }
     true
 }

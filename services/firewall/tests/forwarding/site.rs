@@ -136,11 +136,23 @@ impl Site {
         Ok(self.datapath.maps().counter(counter)?.packets)
     }
 
+    /// All counters that are not zero, for messages.
+    pub fn counters(&mut self) -> Result<String> {
+        let mut text = String::new();
+        for counter in Counter::ALL {
+            let packets = self.count(*counter)?;
+            if packets != 0 {
+                text.push_str(&format!("{} {packets}, ", counter.name()));
+            }
+        }
+        Ok(text)
+    }
+
     /// Waits until something listens on a TCP port in a namespace.
     pub fn wait_listening(namespace: &Namespace, port: u16) -> Result<()> {
         let hexadecimal = format!(":{port:04X} ");
         for _ in 0..100 {
-            let sockets = namespace.run("cat /proc/net/tcp /proc/net/udp")?;
+            let sockets = namespace.run("cat /proc/net/tcp /proc/net/tcp6")?;
             if sockets.contains(&hexadecimal) {
                 return Ok(());
             }

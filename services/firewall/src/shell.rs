@@ -1,0 +1,223 @@
+//! Wiring: bus, network service, timers, kernel notifications.
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use portcullis_bus::{
+    Error as BusError,
+    firewall::{Attachment, Counter, Firewall1, FirewallApi, FlowPage},
+    network::NetworkBusProxy,
+    server::Notifier,
+};
+use portcullis_model::part::FirewallPart;
+use portcullis_runtime::{Service, fetch_part, parse_part};
+use tokio::{
+    sync::{Notify, watch},
+    time::MissedTickBehavior,
+};
+
+use crate::{
+    datapath::{DatapathError, PINS, Walk},
+    routes::Routes,
+    service::Firewall,
+    sweep::Swept,
+};
+
+/// Folder of the pins, for tests on a development machine; init does not pass it on.
+const PINS_VARIABLE: &str = "PORTCULLIS_BPF_DIR";
+
+/// Time between two passes over the flow table.
+const SWEEP_PERIOD: Duration = Duration::from_secs(5);
+/// The same while the table is nearly full.
+const URGENT_PERIOD: Duration = Duration::from_secs(1);
+/// Age at which cached next hops are confirmed even if nothing was heard of a change.
+const CONFIRM_PERIOD: Duration = Duration::from_secs(8);
+/// Changes of routes are put together for this long.
+const ROUTES_PAUSE: Duration = Duration::from_millis(100);
+/// How long the network service may take to report before this one is ready without it.
+const NETWORK_PATIENCE: Duration = Duration::from_secs(5);
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// The service's `main`.
+pub fn main() -> ExitCode {
+    portcullis_runtime::run("firewall", run)
+}
+
+async fn run(mut service: Service) -> Result<()> {
+    let part: FirewallPart = fetch_part("firewall").await?;
+    let pins = std::env::var_os(PINS_VARIABLE).map_or_else(|| PathBuf::from(PINS), PathBuf::from);
+    let shared = Shared {
+        firewall: Arc::new(Mutex::new(Firewall::open(pins, part)?)),
+        changed: Arc::new(Notify::new()),
+    };
+    let notifier = service.serve_bus(Firewall1(Arc::new(shared.clone())))?;
+    tokio::spawn(announce(shared.changed.clone(), notifier));
+    shared.clone().spawn_ageing();
+    shared.clone().spawn_route_watch()?;
+
+    let (reported, mut first_report) = watch::channel(false);
+    let following = portcullis_bus::follow::<NetworkBusProxy<'_>, _, _>("network", move |peer| {
+        let (shared, reported) = (shared.clone(), reported.clone());
+        async move {
+            let interfaces = NetworkBusProxy::new(&peer).await?.interfaces().await?;
+            shared.update(|firewall| firewall.set_interfaces(interfaces))?;
+            if !reported.send_replace(true) {
+                open_forwarding();
+            }
+            Ok(())
+        }
+    });
+    tokio::spawn(following);
+
+    let status = match tokio::time::timeout(NETWORK_PATIENCE, first_report.changed()).await {
+        Ok(_) => "filtering",
+        Err(_) => "waiting for the network service",
+    };
+    service.ready(status);
+    tokio::select! {
+        () = service.shutdown() => {}
+        () = async {
+            if first_report.wait_for(|reported| *reported).await.is_ok() {
+                service.status("filtering");
+            }
+            std::future::pending().await
+        } => {}
+    }
+    // Programs, maps and attachments stay: packets flow on while this service is away.
+    Ok(())
+}
+
+/// Tells the bus of changes, however they came about.
+async fn announce(changed: Arc<Notify>, notifier: Notifier<Firewall1>) {
+    loop {
+        changed.notified().await;
+        notifier.changed().await;
+    }
+}
+
+/// The kernel looks routes up for the datapath only where forwarding is on. It is off until the
+/// filters are attached, so that nothing is forwarded before.
+fn open_forwarding() {
+    const PATH: &str = "/proc/sys/net/ipv4/ip_forward";
+    let state = std::fs::read_to_string(PATH).unwrap_or_default();
+    if state.trim() == "0"
+        && let Err(error) = std::fs::write(PATH, "1")
+    {
+        tracing::error!(path = PATH, %error, "forwarding stays off");
+    }
+}
+
+fn failed(error: DatapathError) -> BusError {
+    BusError::Failed(error.to_string())
+}
+
+/// The state, shared by the tasks of the one thread. Locked for short steps only.
+#[derive(Clone)]
+struct Shared {
+    firewall: Arc<Mutex<Firewall>>,
+    changed: Arc<Notify>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Firewall> {
+        self.firewall.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, and announces it if something is different now.
+    fn update(
+        &self,
+        change: impl FnOnce(&mut Firewall) -> std::result::Result<bool, DatapathError>,
+    ) -> portcullis_bus::Result<()> {
+        let changed = change(&mut self.lock()).map_err(failed)?;
+        if changed {
+            self.changed.notify_one();
+        }
+        Ok(())
+    }
+
+    fn spawn_ageing(self) {
+        tokio::spawn(async move {
+            let mut period = SWEEP_PERIOD;
+            loop {
+                tokio::time::sleep(period).await;
+                period = match self.pass().await {
+                    Ok(true) => URGENT_PERIOD,
+                    Ok(false) => SWEEP_PERIOD,
+                    Err(error) => {
+                        tracing::warn!(%error, "ageing");
+                        SWEEP_PERIOD
+                    }
+                };
+            }
+        });
+    }
+
+    /// One pass over the flow table; whether the next one is urgent.
+    async fn pass(&self) -> std::result::Result<bool, DatapathError> {
+        let mut total = Swept::default();
+        let mut walk = Walk::default();
+        loop {
+            let part = self.lock().sweep(&mut walk)?;
+            match part {
+                Some(part) => {
+                    total.kept += part.kept;
+                    total.removed += part.removed;
+                }
+                None => break,
+            }
+            // A table of millions must not keep the bus waiting.
+            tokio::task::yield_now().await;
+        }
+        self.lock().swept(total)
+    }
+
+    fn spawn_route_watch(self) -> Result<()> {
+        let routes = Routes::watch()?;
+        tokio::spawn(async move {
+            let mut confirm = tokio::time::interval(CONFIRM_PERIOD);
+            confirm.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    _ = confirm.tick() => {}
+                    heard = routes.changed() => {
+                        if let Err(error) = heard {
+                            tracing::warn!(%error, "route notifications");
+                            tokio::time::sleep(Duration::from_secs(1)).await;
+                        }
+                    }
+                }
+                if let Err(error) = self.lock().routes_changed() {
+                    tracing::warn!(%error, "route generation");
+                }
+                tokio::time::sleep(ROUTES_PAUSE).await;
+            }
+        });
+        Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl FirewallApi for Shared {
+    async fn apply(&self, part: String) -> portcullis_bus::Result<()> {
+        let part = parse_part("firewall", &part)
+            .map_err(|error| BusError::InvalidArgument(error.to_string()))?;
+        self.update(|firewall| firewall.apply(part))
+    }
+
+    async fn flows(&self, limit: u32) -> portcullis_bus::Result<FlowPage> {
+        self.lock().flows(limit as usize).map_err(failed)
+    }
+
+    async fn counters(&self) -> portcullis_bus::Result<Vec<Counter>> {
+        self.lock().counters().map_err(failed)
+    }
+
+    async fn attachments(&self) -> portcullis_bus::Result<Vec<Attachment>> {
+        Ok(self.lock().attachments())
+    }
+}
