@@ -55,8 +55,13 @@ pub fn assemble(parts: &Parts, key: &SigningKey) -> Result<Assembly> {
     let initrd = stage("initrd (cpio, zstd)", || initrd::pack(&initrd_tree))?;
 
     let data_template = stage("data partition template (ext4)", || data::template(*epoch))?;
-    let root_tree =
-        root::layout(parts.program.clone(), data_template, &base.release, &base.modules, version.as_str())?;
+    let root_tree = root::layout(
+        parts.program.clone(),
+        data_template,
+        &base.release,
+        &base.modules,
+        version.as_str(),
+    )?;
     let root = stage("root file system (erofs)", || erofs::pack(&root_tree, *epoch))?;
 
     let slot = stage("slot (verity, UKI, signature)", || {

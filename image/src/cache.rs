@@ -22,8 +22,10 @@ impl Cache {
     /// # Errors
     /// When neither `XDG_CACHE_HOME` nor `HOME` is an absolute path.
     pub fn of_user() -> Result<Self> {
-        let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+        let absolute =
+            |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let base =
+            absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
         match base {
             Some(base) => Ok(Self::at(base.join("portcullis"))),
             None => bail!("no place for the cache: set XDG_CACHE_HOME or HOME to an absolute path"),
@@ -46,18 +48,28 @@ impl Cache {
     ///
     /// # Errors
     /// Those of `make`, and when the cache folder cannot be written.
-    pub fn get_or_make(&self, kind: &str, key: Digest, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    pub fn get_or_make(
+        &self,
+        kind: &str,
+        key: Digest,
+        make: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
         let path = self.folder.join(kind).join(key.to_string());
         let folder = self.folder.join(kind);
-        fs::create_dir_all(&folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot create the folder {}", folder.display()))?;
         let lock_path = path.with_extension("lock");
-        let lock = File::create(&lock_path).with_context(|| format!("cannot create {}", lock_path.display()))?;
+        let lock = File::create(&lock_path)
+            .with_context(|| format!("cannot create {}", lock_path.display()))?;
         lock.lock().with_context(|| format!("cannot lock {}", lock_path.display()))?;
 
         match check(&path)? {
             Entry::Intact => return Ok(path),
             Entry::Missing => {}
-            Entry::Corrupt => progress::note(&format!("the cache entry {} is corrupt and made anew", path.display())),
+            Entry::Corrupt => progress::note(&format!(
+                "the cache entry {} is corrupt and made anew",
+                path.display()
+            )),
         }
         output::write_with(&path, make)?;
         // The digest comes last: an entry without it was interrupted and does not count.
@@ -77,7 +89,11 @@ fn check(path: &Path) -> Result<Entry> {
     if !path.exists() {
         return Ok(Entry::Missing);
     }
-    Ok(if digest_of_file(path)?.to_string() == expected.trim() { Entry::Intact } else { Entry::Corrupt })
+    Ok(if digest_of_file(path)?.to_string() == expected.trim() {
+        Entry::Intact
+    } else {
+        Entry::Corrupt
+    })
 }
 
 fn digest_path(path: &Path) -> PathBuf {

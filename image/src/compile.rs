@@ -88,10 +88,23 @@ impl Compiler<'_> {
     }
 
     fn build(&self, program: Program, file: &Path) -> Result<()> {
-        note(&format!("{}: not in the cache, building it ({})", program.binary(), self.profile(program)));
+        note(&format!(
+            "{}: not in the cache, building it ({})",
+            program.binary(),
+            self.profile(program)
+        ));
         let target = self.target(program);
-        let mut command = CARGO.command(["build", "--locked", "--package", program.package(), "--bin", program.binary()]);
-        command.args(["--target", target, "--profile", self.profile(program)]).current_dir(self.checkout);
+        let mut command = CARGO.command([
+            "build",
+            "--locked",
+            "--package",
+            program.package(),
+            "--bin",
+            program.binary(),
+        ]);
+        command
+            .args(["--target", target, "--profile", self.profile(program)])
+            .current_dir(self.checkout);
         command.arg("--config").arg(self.rust_flags(program)?);
         // Flags of the person who builds would replace ours.
         for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
@@ -106,7 +119,9 @@ impl Compiler<'_> {
             command.env("PORTCULLIS_SLOT_KEYS", keys.path());
             // The pinned toolchain has no standard library for UEFI; building it is an unstable option of Cargo.
             command.args(["-Z", "build-std=core,alloc,compiler_builtins"]);
-            command.args(["-Z", "build-std-features=compiler-builtins-mem"]).env("RUSTC_BOOTSTRAP", "1");
+            command
+                .args(["-Z", "build-std-features=compiler-builtins-mem"])
+                .env("RUSTC_BOOTSTRAP", "1");
         }
         CARGO.run_visibly(command)?;
 
@@ -146,14 +161,21 @@ impl Compiler<'_> {
             "dev" => "debug",
             profile => profile,
         };
-        self.metadata.target_directory.as_std_path().join(self.target(program)).join(folder).join(name)
+        self.metadata
+            .target_directory
+            .as_std_path()
+            .join(self.target(program))
+            .join(folder)
+            .join(name)
     }
 
     /// Flags for the target alone (build scripts run on the host), as a line of Cargo configuration: static linking,
     /// and no path of the machine that builds.
     fn rust_flags(&self, program: Program) -> Result<String> {
         let mut flags = match program {
-            Program::Portcullis | Program::StageOne => vec!["-Ctarget-feature=+crt-static".to_owned()],
+            Program::Portcullis | Program::StageOne => {
+                vec!["-Ctarget-feature=+crt-static".to_owned()]
+            }
             Program::BootManager => Vec::new(),
         };
         for (from, to) in self.path_map()? {
@@ -165,9 +187,15 @@ impl Compiler<'_> {
 
     /// The same for the C code in some of the crates.
     fn map_paths_in_c(&self, command: &mut Command) -> Result<()> {
-        let map: Vec<String> =
-            self.path_map()?.into_iter().map(|(from, to)| format!("-ffile-prefix-map={from}={to}")).collect();
-        command.env(format!("CFLAGS_{}", self.architecture.linux_target.replace('-', "_")), map.join(" "));
+        let map: Vec<String> = self
+            .path_map()?
+            .into_iter()
+            .map(|(from, to)| format!("-ffile-prefix-map={from}={to}"))
+            .collect();
+        command.env(
+            format!("CFLAGS_{}", self.architecture.linux_target.replace('-', "_")),
+            map.join(" "),
+        );
         Ok(())
     }
 
@@ -177,7 +205,9 @@ impl Compiler<'_> {
         command.current_dir(self.checkout);
         let sysroot = RUSTC.text(command)?;
         let cargo_home = env::var_os("CARGO_HOME")
-            .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo").into_os_string()))
+            .or_else(|| {
+                env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo").into_os_string())
+            })
             .context("neither CARGO_HOME nor HOME is set")?;
         let pairs = [
             (cargo_home, "/cargo"),

@@ -46,7 +46,9 @@ pub fn template(epoch: u64) -> Result<Vec<u8>> {
     command.args([VOLUME, "-E", EXTENDED]).arg(&image);
     // The distribution's defaults must not decide, nor the clock. e2fsprogs before 1.47.1 knows only its own variable.
     command.env("MKE2FS_CONFIG", "/dev/null");
-    command.env("E2FSPROGS_FAKE_TIME", epoch.to_string()).env("SOURCE_DATE_EPOCH", epoch.to_string());
+    command
+        .env("E2FSPROGS_FAKE_TIME", epoch.to_string())
+        .env("SOURCE_DATE_EPOCH", epoch.to_string());
     MKE2FS.run(command)?;
     fs::read(&image).with_context(|| format!("cannot read {}", image.display()))
 }

@@ -55,7 +55,11 @@ pub fn write(path: &Path, esp: &[u8], slot: &[u8]) -> Result<()> {
     for place in layout() {
         match place.partition {
             disk::ESP => {
-                ensure!(esp.len() as u64 == place.partition.size, "the ESP has {} bytes", esp.len());
+                ensure!(
+                    esp.len() as u64 == place.partition.size,
+                    "the ESP has {} bytes",
+                    esp.len()
+                );
                 write_sparse(&mut file, place.offset, esp)?;
             }
             disk::STATE => write_sparse(&mut file, place.offset, &BootState::flashed_records())?,
@@ -69,9 +73,15 @@ pub fn write(path: &Path, esp: &[u8], slot: &[u8]) -> Result<()> {
 
 /// Puts the blob's body at the start of the slot and its trailer at the end.
 fn write_slot(file: &mut File, place: Place, blob: &[u8]) -> Result<()> {
-    let (body, trailer) = blob.split_last_chunk::<TRAILER_SIZE>().context("the slot blob is shorter than its trailer")?;
+    let (body, trailer) = blob
+        .split_last_chunk::<TRAILER_SIZE>()
+        .context("the slot blob is shorter than its trailer")?;
     let room = place.partition.size - TRAILER_SIZE as u64;
-    ensure!(body.len() as u64 <= room, "the slot blob has {} bytes, its partition has room for {room}", body.len());
+    ensure!(
+        body.len() as u64 <= room,
+        "the slot blob has {} bytes, its partition has room for {room}",
+        body.len()
+    );
     write_sparse(file, place.offset, body)?;
     write_sparse(file, place.offset + room, trailer)
 }
@@ -83,7 +93,10 @@ fn write_table(file: &mut File) -> Result<()> {
         .zip(layout())
         .map(|(number, Place { partition, offset })| {
             let entry = gpt::partition::Partition {
-                part_type_guid: Type { guid: Uuid::from_u128(partition.kind), os: OperatingSystem::None },
+                part_type_guid: Type {
+                    guid: Uuid::from_u128(partition.kind),
+                    os: OperatingSystem::None,
+                },
                 part_guid: Uuid::new_v5(&NAMESPACE, partition.name.as_bytes()),
                 first_lba: offset / SECTOR,
                 last_lba: (offset + partition.size) / SECTOR - 1,
@@ -119,8 +132,11 @@ fn write_sparse(file: &mut (impl Write + Seek), offset: u64, bytes: &[u8]) -> Re
 ///
 /// # Errors
 /// When there is no valid GPT.
-pub fn read_table(file: &mut (impl Read + Write + Seek + std::fmt::Debug)) -> Result<Vec<(String, u64, u64)>> {
-    let table = GptConfig::new().logical_block_size(LogicalBlockSize::Lb512).open_from_device(file)?;
+pub fn read_table(
+    file: &mut (impl Read + Write + Seek + std::fmt::Debug),
+) -> Result<Vec<(String, u64, u64)>> {
+    let table =
+        GptConfig::new().logical_block_size(LogicalBlockSize::Lb512).open_from_device(file)?;
     table
         .partitions()
         .values()
@@ -173,7 +189,8 @@ mod tests {
             ("slot-b", "E247FCD7-DE8B-460E-9C40-99924F6F5C76"),
             ("data", "20E0903C-8EE9-4059-909A-C7DE6FAAFFCF"),
         ] {
-            let line = dump.lines().find(|line| line.contains(&format!("name=\"{name}\""))).unwrap();
+            let line =
+                dump.lines().find(|line| line.contains(&format!("name=\"{name}\""))).unwrap();
             assert!(line.contains(&format!("type={kind}")), "{line}");
         }
 

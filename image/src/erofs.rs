@@ -24,7 +24,14 @@ pub fn pack(tree: &Tree, epoch: u64) -> Result<Vec<u8>> {
     let image = folder.path().join("root.erofs");
 
     // LZ4 in clusters of up to 64 KiB: the fastest to read of all, on the slowest box we run on.
-    let mut command = MKFS_EROFS.command(["-zlz4hc,12", "-C65536", "-Eztailpacking", "-x-1", "--all-root", "--quiet"]);
+    let mut command = MKFS_EROFS.command([
+        "-zlz4hc,12",
+        "-C65536",
+        "-Eztailpacking",
+        "-x-1",
+        "--all-root",
+        "--quiet",
+    ]);
     command.arg(format!("-T{epoch}")).arg(format!("-U{VOLUME}")).arg(&image).arg(&content);
     // With the variable set mkfs.erofs falls back to per-file times, which are those of our temporary folder.
     command.env_remove("SOURCE_DATE_EPOCH");

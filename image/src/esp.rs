@@ -24,13 +24,21 @@ pub fn build(boot_manager: &[u8], path: &str, epoch: u64) -> Result<Vec<u8>> {
 
     // One sector per cluster makes enough clusters for FAT32 on so small a volume.
     let sectors = (ESP.size / SECTOR).to_string();
-    run(MFORMAT, &image, epoch, &["-F", "-c", "1", "-T", &sectors, "-h", "64", "-s", "32", "-N", SERIAL, "-v", "ESP", "::"])?;
+    run(
+        MFORMAT,
+        &image,
+        epoch,
+        &["-F", "-c", "1", "-T", &sectors, "-h", "64", "-s", "32", "-N", SERIAL, "-v", "ESP", "::"],
+    )?;
     for (index, _) in path.match_indices('/') {
         run(MMD, &image, epoch, &[&format!("::/{}", path.get(..index).unwrap_or_default())])?;
     }
     let source = folder.path().join("boot-manager");
     fs::write(&source, boot_manager)?;
-    File::options().write(true).open(&source)?.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(epoch))?;
+    File::options()
+        .write(true)
+        .open(&source)?
+        .set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(epoch))?;
     let source = source.to_str().context("the temporary folder's path is not UTF-8")?;
     run(MCOPY, &image, epoch, &["-m", source, &format!("::/{path}")])?;
     fs::read(&image).with_context(|| format!("cannot read {}", image.display()))
@@ -38,7 +46,11 @@ pub fn build(boot_manager: &[u8], path: &str, epoch: u64) -> Result<Vec<u8>> {
 
 fn run(tool: Tool, image: &Path, epoch: u64, arguments: &[&str]) -> Result<()> {
     let mut command: Command = tool.command(["-i"]);
-    command.arg(image).args(arguments).env("SOURCE_DATE_EPOCH", epoch.to_string()).env("MTOOLSRC", "/dev/null");
+    command
+        .arg(image)
+        .args(arguments)
+        .env("SOURCE_DATE_EPOCH", epoch.to_string())
+        .env("MTOOLSRC", "/dev/null");
     tool.run(command)?;
     Ok(())
 }
@@ -63,7 +75,9 @@ mod tests {
         let fsck = Tool { program: "/usr/sbin/fsck.vfat", package: "dosfstools" };
         fsck.run(fsck.command(["-n", image.to_str().unwrap()])).unwrap();
         let mtype = Tool { program: "mtype", package: "mtools" };
-        let content = mtype.run(mtype.command(["-i", image.to_str().unwrap(), "::/EFI/BOOT/BOOTX64.EFI"])).unwrap();
+        let content = mtype
+            .run(mtype.command(["-i", image.to_str().unwrap(), "::/EFI/BOOT/BOOTX64.EFI"]))
+            .unwrap();
         assert_eq!(content, b"boot manager");
     }
 }

@@ -32,15 +32,20 @@ pub fn pack(tree: &Tree) -> Result<Vec<u8>> {
     for (number, (path, node)) in (1..).zip(tree.iter()) {
         let entry = Builder::new(path).ino(number).uid(0).gid(0).mtime(0);
         let (entry, content) = match node {
-            Node::Directory => (entry.nlink(2).mode(0o755).set_mode_file_type(ModeFileType::Directory), &[][..]),
-            Node::File { mode, bytes } => {
-                (entry.nlink(1).mode(*mode).set_mode_file_type(ModeFileType::Regular), bytes.as_slice())
+            Node::Directory => {
+                (entry.nlink(2).mode(0o755).set_mode_file_type(ModeFileType::Directory), &[][..])
             }
-            Node::Link(target) => {
-                (entry.nlink(1).mode(0o777).set_mode_file_type(ModeFileType::Symlink), target.as_bytes())
-            }
+            Node::File { mode, bytes } => (
+                entry.nlink(1).mode(*mode).set_mode_file_type(ModeFileType::Regular),
+                bytes.as_slice(),
+            ),
+            Node::Link(target) => (
+                entry.nlink(1).mode(0o777).set_mode_file_type(ModeFileType::Symlink),
+                target.as_bytes(),
+            ),
         };
-        let length = u32::try_from(content.len()).with_context(|| format!("{path} is too large for an initrd"))?;
+        let length = u32::try_from(content.len())
+            .with_context(|| format!("{path} is too large for an initrd"))?;
         let mut writer = entry.write(&mut archive, length);
         writer.write_all(content)?;
         writer.finish()?;
@@ -64,7 +69,9 @@ mod tests {
             bytes: name.as_bytes().to_vec(),
             boot,
         };
-        let tree = layout(b"stage one".to_vec(), "6.12", &[module("erofs", true), module("tun", false)]).unwrap();
+        let tree =
+            layout(b"stage one".to_vec(), "6.12", &[module("erofs", true), module("tun", false)])
+                .unwrap();
         let archive = zstd::decode_all(pack(&tree).unwrap().as_slice()).unwrap();
 
         let mut names = Vec::new();

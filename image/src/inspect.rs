@@ -28,7 +28,11 @@ pub fn inspect(path: &Path, keys: &[PublicKey]) -> Result<Inspection> {
     file.seek(SeekFrom::Start(512))?;
     let is_disk = file.read_exact(&mut signature).is_ok() && &signature == b"EFI PART";
     let mut text = String::new();
-    let sound = if is_disk { inspect_disk(&mut file, keys, &mut text)? } else { describe(&mut file, keys, &mut text) };
+    let sound = if is_disk {
+        inspect_disk(&mut file, keys, &mut text)?
+    } else {
+        describe(&mut file, keys, &mut text)
+    };
     Ok(Inspection { text, sound })
 }
 
@@ -78,7 +82,18 @@ fn describe(blob: &mut (impl Read + Seek), keys: &[PublicKey], text: &mut String
 }
 
 fn describe_manifest(manifest: &Manifest, text: &mut String) {
-    let Manifest { version, min_version, architecture, key_id, root, tree, uki, root_hash, salt, uki_sha256 } = manifest;
+    let Manifest {
+        version,
+        min_version,
+        architecture,
+        key_id,
+        root,
+        tree,
+        uki,
+        root_hash,
+        salt,
+        uki_sha256,
+    } = manifest;
     let min_version = min_version.map_or_else(|| "none".to_owned(), |version| version.to_string());
     let _ = writeln!(text, "  version       {version} ({architecture:?}), minimum {min_version}");
     let _ = writeln!(text, "  signed by     {key_id}, signature and all parts verified");

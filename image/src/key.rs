@@ -48,8 +48,10 @@ pub fn generate(path: &Path) -> Result<SigningKey> {
     let key = SigningKey::from_bytes(&seed);
     let pem = key.to_pkcs8_pem(LineEnding::LF).context("cannot encode the key")?;
 
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
+    let folder =
+        path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)
+        .with_context(|| format!("cannot create the folder {}", folder.display()))?;
     // Written aside and linked into place: whoever sees the file sees all of it, and an older one stays.
     let temporary = folder.join(format!(".key-{}", std::process::id()));
     let mut file = OpenOptions::new()
@@ -63,7 +65,9 @@ pub fn generate(path: &Path) -> Result<SigningKey> {
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::hard_link(&temporary, path));
     fs::remove_file(&temporary)?;
-    linked.with_context(|| format!("cannot create the key {} (an existing one is kept)", path.display()))?;
+    linked.with_context(|| {
+        format!("cannot create the key {} (an existing one is kept)", path.display())
+    })?;
     Ok(key)
 }
 
@@ -72,7 +76,8 @@ pub fn generate(path: &Path) -> Result<SigningKey> {
 /// # Errors
 /// When the file cannot be read or is not an Ed25519 private key in PKCS#8 PEM.
 pub fn read(path: &Path) -> Result<SigningKey> {
-    let pem = fs::read_to_string(path).with_context(|| format!("cannot read the key {}", path.display()))?;
+    let pem = fs::read_to_string(path)
+        .with_context(|| format!("cannot read the key {}", path.display()))?;
     SigningKey::from_pkcs8_pem(&pem)
         .map_err(|error| anyhow::anyhow!("{error}"))
         .with_context(|| format!("{} is not an Ed25519 private key in PKCS#8 PEM", path.display()))

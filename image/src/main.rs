@@ -60,7 +60,7 @@ struct Keys {
 #[derive(Args)]
 struct Profile {
     /// Cargo profile: release for what is shipped, image-dev for a quick build while developing
-    #[arg(long, env = "PORTCULLIS_IMAGE_PROFILE", default_value = "release")]
+    #[arg(long, env = "PORTCULLIS_IMAGE_PROFILE", default_value = pipeline::SHIPPED_PROFILE)]
     profile: String,
 }
 
@@ -207,7 +207,12 @@ fn modules(arguments: &Modules) -> Result<()> {
 
 fn keygen(file: &Path) -> Result<()> {
     let public = *key::generate(file)?.verifying_key().as_bytes();
-    writeln!(io::stdout(), "public key {}key id     {}", key::public_lines(&[public]), key_id(&public))?;
+    writeln!(
+        io::stdout(),
+        "public key {}key id     {}",
+        key::public_lines(&[public]),
+        key_id(&public)
+    )?;
     Ok(())
 }
 
@@ -217,10 +222,11 @@ fn size(arguments: &Size) -> Result<()> {
         None => default_out(&arguments.checkout.folder()?),
     };
     let path = out.join(pipeline::SIZE);
-    let text = std::fs::read(&path)
-        .with_context(|| format!("cannot read {}: run portcullis-image build first", path.display()))?;
-    let report: portcullis_image::size::Report =
-        serde_json::from_slice(&text).with_context(|| format!("{} is not a size report", path.display()))?;
+    let text = std::fs::read(&path).with_context(|| {
+        format!("cannot read {}: run portcullis-image build first", path.display())
+    })?;
+    let report: portcullis_image::size::Report = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is not a size report", path.display()))?;
     write!(io::stdout(), "{}", report.table())?;
     Ok(())
 }
@@ -249,12 +255,17 @@ impl Keys {
 impl Checkout {
     fn folder(&self) -> Result<PathBuf> {
         let start = match &self.checkout {
-            Some(folder) => folder.canonicalize().with_context(|| format!("no folder {}", folder.display()))?,
+            Some(folder) => {
+                folder.canonicalize().with_context(|| format!("no folder {}", folder.display()))?
+            }
             None => env::current_dir()?,
         };
         match start.ancestors().find(|folder| folder.join("image/modules.list").exists()) {
             Some(folder) => Ok(folder.to_owned()),
-            None => bail!("{} is not in a checkout of Portcullis; give one with --checkout", start.display()),
+            None => bail!(
+                "{} is not in a checkout of Portcullis; give one with --checkout",
+                start.display()
+            ),
         }
     }
 }

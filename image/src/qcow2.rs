@@ -9,7 +9,8 @@ use std::path::Path;
 /// # Errors
 /// When `qemu-img` is missing or fails.
 pub fn convert(raw: &Path, target: &Path) -> Result<()> {
-    let mut command = QEMU_IMG.command(["convert", "-f", "raw", "-O", "qcow2", "-c", "-o", "compat=1.1"]);
+    let mut command =
+        QEMU_IMG.command(["convert", "-f", "raw", "-O", "qcow2", "-c", "-o", "compat=1.1"]);
     command.arg(raw).arg(target);
     QEMU_IMG.run(command)?;
     Ok(())

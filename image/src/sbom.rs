@@ -25,7 +25,8 @@ pub fn build(
     slot_sha256: &[u8; 32],
 ) -> Result<Vec<u8>> {
     let lock_path = checkout.join("Cargo.lock");
-    let lock = fs::read_to_string(&lock_path).with_context(|| format!("cannot read {}", lock_path.display()))?;
+    let lock = fs::read_to_string(&lock_path)
+        .with_context(|| format!("cannot read {}", lock_path.display()))?;
     let checksums = checksums(&lock)?;
 
     let mut components = BTreeMap::new();
@@ -37,7 +38,9 @@ pub fn build(
         for program in programs {
             for package in closure(&metadata, program.package(), Follow::Linked)? {
                 let purl = purl(package);
-                components.entry(purl.clone()).or_insert_with(|| crate_component(package, &purl, &checksums));
+                components
+                    .entry(purl.clone())
+                    .or_insert_with(|| crate_component(package, &purl, &checksums));
             }
         }
     }
@@ -64,7 +67,11 @@ pub fn build(
     Ok(text)
 }
 
-fn crate_component(package: &Package, purl: &str, checksums: &BTreeMap<(String, String), String>) -> Value {
+fn crate_component(
+    package: &Package,
+    purl: &str,
+    checksums: &BTreeMap<(String, String), String>,
+) -> Value {
     let key = (package.name.to_string(), package.version.to_string());
     let mut component = json!({
         "type": "library",
@@ -119,7 +126,8 @@ fn checksums(lock: &str) -> Result<BTreeMap<(String, String), String>> {
         checksum: Option<String>,
     }
     let lock: Lock = toml::from_str(lock).context("Cargo.lock cannot be read")?;
-    let with_checksum = |package: Locked| Some(((package.name, package.version), package.checksum?));
+    let with_checksum =
+        |package: Locked| Some(((package.name, package.version), package.checksum?));
     Ok(lock.package.into_iter().filter_map(with_checksum).collect())
 }
 
@@ -152,7 +160,10 @@ mod tests {
         for component in components {
             let name = component["name"].as_str().unwrap();
             if !name.starts_with("portcullis") {
-                assert!(component["licenses"][0]["expression"].is_string(), "{name} has no licence");
+                assert!(
+                    component["licenses"][0]["expression"].is_string(),
+                    "{name} has no licence"
+                );
                 assert!(component["hashes"][0]["content"].is_string(), "{name} has no hash");
             }
         }

@@ -52,21 +52,32 @@ impl Report {
             ("slot/uki/initrd/usr/lib/modules", initrd.bytes_under("usr/lib/modules/"), None),
             ("boot-manager", boot_manager.len() as u64, None),
         ];
-        let component = |(name, bytes, bound): (&str, u64, _)| Component { name: name.to_owned(), bytes, bound };
+        let component = |(name, bytes, bound): (&str, u64, _)| Component {
+            name: name.to_owned(),
+            bytes,
+            bound,
+        };
         Self { version: version.to_owned(), components: rows.into_iter().map(component).collect() }
     }
 
     /// The components that are heavier than they may be.
     pub fn too_heavy(&self) -> Vec<&Component> {
-        self.components.iter().filter(|component| component.bound.is_some_and(|bound| component.bytes > bound)).collect()
+        self.components
+            .iter()
+            .filter(|component| component.bound.is_some_and(|bound| component.bytes > bound))
+            .collect()
     }
 
     /// The report as a table for people.
     pub fn table(&self) -> String {
-        let mut table = format!("Portcullis {}\n{:<36} {:>12} {:>9}  bound\n", self.version, "component", "bytes", "MiB");
+        let mut table = format!(
+            "Portcullis {}\n{:<36} {:>12} {:>9}  bound\n",
+            self.version, "component", "bytes", "MiB"
+        );
         for Component { name, bytes, bound } in &self.components {
             let bound = bound.map_or_else(String::new, |bound| format!("{} MiB", bound / MIB));
-            let line = format!("{name:<36} {bytes:>12} {:>9.2}  {bound}", *bytes as f64 / MIB as f64);
+            let line =
+                format!("{name:<36} {bytes:>12} {:>9.2}  {bound}", *bytes as f64 / MIB as f64);
             let _ = writeln!(table, "{}", line.trim_end());
         }
         table
@@ -79,12 +90,18 @@ mod tests {
 
     #[test]
     fn names_what_is_too_heavy() {
-        let component = |name: &str, bytes, bound| Component { name: name.to_owned(), bytes, bound };
+        let component =
+            |name: &str, bytes, bound| Component { name: name.to_owned(), bytes, bound };
         let report = Report {
             version: "1".into(),
-            components: vec![component("slot", 11, Some(10)), component("a", 10, Some(10)), component("b", 99, None)],
+            components: vec![
+                component("slot", 11, Some(10)),
+                component("a", 10, Some(10)),
+                component("b", 99, None),
+            ],
         };
-        let names: Vec<&str> = report.too_heavy().into_iter().map(|component| component.name.as_str()).collect();
+        let names: Vec<&str> =
+            report.too_heavy().into_iter().map(|component| component.name.as_str()).collect();
         assert_eq!(names, ["slot"]);
         assert!(report.table().contains("slot"));
     }

@@ -65,8 +65,11 @@ pub fn build(parts: &Parts<'_>, key: &SigningKey) -> Result<Slot> {
     .context("cannot put the unified kernel image together")?;
 
     let mut blob = Vec::new();
-    let meta =
-        Meta { version: parts.version, min_version: parts.min_version, architecture: parts.architecture.bundle };
+    let meta = Meta {
+        version: parts.version,
+        min_version: parts.min_version,
+        architecture: parts.architecture.bundle,
+    };
     let summary = blob::write(parts.root, &tree, &uki, &meta, key, &mut blob)?;
     Ok(Slot { blob, summary, command_line })
 }
@@ -109,8 +112,14 @@ mod tests {
         assert!(line.is_ascii() && line.len() < 2048, "{line}");
         for word in line.split(' ') {
             let key = word.split('=').next().unwrap();
-            assert!(!["init", "single", "emergency", "rescue", "debug", "shell"].contains(&key), "{word}");
-            assert_eq!(line.matches(&format!("{key}=")).count(), if key == "console" { 2 } else { usize::from(word.contains('=')) });
+            assert!(
+                !["init", "single", "emergency", "rescue", "debug", "shell"].contains(&key),
+                "{word}"
+            );
+            assert_eq!(
+                line.matches(&format!("{key}=")).count(),
+                if key == "console" { 2 } else { usize::from(word.contains('=')) }
+            );
         }
     }
 }

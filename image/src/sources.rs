@@ -18,7 +18,8 @@ const EMBEDDED: &str = "ebpf";
 /// # Errors
 /// When Cargo is missing or the workspace is broken.
 pub fn metadata(checkout: &Path, target: &str) -> Result<Metadata> {
-    let mut command = CARGO.command(["metadata", "--format-version=1", "--locked", "--filter-platform", target]);
+    let mut command =
+        CARGO.command(["metadata", "--format-version=1", "--locked", "--filter-platform", target]);
     command.current_dir(checkout);
     let text = CARGO.text(command)?;
     cargo_metadata::MetadataCommand::parse(text).context("cannot read what cargo metadata printed")
@@ -41,7 +42,8 @@ pub fn closure<'a>(metadata: &'a Metadata, root: &str, follow: Follow) -> Result
     let packages: BTreeMap<&PackageId, &Package> =
         metadata.packages.iter().map(|package| (&package.id, package)).collect();
     let graph = metadata.resolve.as_ref().context("cargo metadata gave no dependency graph")?;
-    let nodes: BTreeMap<&PackageId, &cargo_metadata::Node> = graph.nodes.iter().map(|node| (&node.id, node)).collect();
+    let nodes: BTreeMap<&PackageId, &cargo_metadata::Node> =
+        graph.nodes.iter().map(|node| (&node.id, node)).collect();
     let root = metadata
         .workspace_packages()
         .into_iter()
@@ -52,9 +54,11 @@ pub fn closure<'a>(metadata: &'a Metadata, root: &str, follow: Follow) -> Result
     let mut open = vec![&root.id];
     let mut found = Vec::new();
     while let Some(id) = open.pop() {
-        let package = packages.get(id).with_context(|| format!("cargo metadata has no package {id}"))?;
+        let package =
+            packages.get(id).with_context(|| format!("cargo metadata has no package {id}"))?;
         found.push(*package);
-        let node = nodes.get(id).with_context(|| format!("the dependency graph has no package {id}"))?;
+        let node =
+            nodes.get(id).with_context(|| format!("the dependency graph has no package {id}"))?;
         for dependency in &node.deps {
             let wanted = dependency.dep_kinds.iter().any(|kind| match kind.kind {
                 cargo_metadata::DependencyKind::Normal => true,
@@ -62,7 +66,8 @@ pub fn closure<'a>(metadata: &'a Metadata, root: &str, follow: Follow) -> Result
                 _ => false,
             });
             let target = packages.get(&dependency.pkg);
-            let macros = target.is_some_and(|package| package.targets.iter().any(|target| target.is_proc_macro()));
+            let macros = target
+                .is_some_and(|package| package.targets.iter().any(|target| target.is_proc_macro()));
             if wanted && (follow == Follow::Built || !macros) && seen.insert(&dependency.pkg) {
                 open.push(&dependency.pkg);
             }
@@ -77,8 +82,14 @@ pub fn closure<'a>(metadata: &'a Metadata, root: &str, follow: Follow) -> Result
 ///
 /// # Errors
 /// When a source file cannot be read or the compiler is missing.
-pub fn digest(checkout: &Path, metadata: &Metadata, package: &str, settings: &[String]) -> Result<Digest> {
-    let mut parts: Vec<Vec<u8>> = settings.iter().map(|setting| setting.clone().into_bytes()).collect();
+pub fn digest(
+    checkout: &Path,
+    metadata: &Metadata,
+    package: &str,
+    settings: &[String],
+) -> Result<Digest> {
+    let mut parts: Vec<Vec<u8>> =
+        settings.iter().map(|setting| setting.clone().into_bytes()).collect();
     let mut compiler = RUSTC.command(["--version", "--verbose"]);
     // rustup picks the toolchain that the checkout pins.
     compiler.current_dir(checkout);

@@ -73,7 +73,8 @@ impl Tool {
     /// As [`run`](Self::run), and when the output is not UTF-8.
     pub fn text(self, command: Command) -> Result<String> {
         let output = self.run(command)?;
-        String::from_utf8(output).with_context(|| format!("{} printed something that is not UTF-8", self.program))
+        String::from_utf8(output)
+            .with_context(|| format!("{} printed something that is not UTF-8", self.program))
     }
 
     /// Runs `command` with its output passed through to ours, for long work that reports its own progress.
@@ -82,7 +83,8 @@ impl Tool {
     /// When the program is missing (names the package) or fails.
     pub fn run_visibly(self, mut command: Command) -> Result<()> {
         io::stdout().flush()?;
-        let status = command.stdout(io::stderr()).status().map_err(|error| self.cannot_start(error))?;
+        let status =
+            command.stdout(io::stderr()).status().map_err(|error| self.cannot_start(error))?;
         if !status.success() {
             bail!("{} failed with {status}", self.program);
         }
@@ -93,7 +95,9 @@ impl Tool {
         if error.kind() == io::ErrorKind::NotFound {
             let how = match self.package {
                 "rustup" => "install Rust with rustup, https://rustup.rs".to_owned(),
-                package => format!("it is in the Debian package {package}: apt-get install {package}"),
+                package => {
+                    format!("it is in the Debian package {package}: apt-get install {package}")
+                }
             };
             anyhow::anyhow!("the program {} is missing; {how}", self.program)
         } else {
@@ -117,7 +121,8 @@ mod tests {
     #[test]
     fn a_failing_program_is_quoted() {
         let tool = Tool { program: "sh", package: "dash" };
-        let error = tool.run(tool.command(["-c", "echo broken >&2; exit 3"])).unwrap_err().to_string();
+        let error =
+            tool.run(tool.command(["-c", "echo broken >&2; exit 3"])).unwrap_err().to_string();
         assert!(error.contains("broken") && error.contains('3'), "{error}");
     }
 }

@@ -89,12 +89,10 @@ impl Tree {
         for (path, node) in self.iter() {
             let target = folder.join(path);
             let written = match node {
-                Node::Directory => {
-                    fs::create_dir(&target).and_then(|()| fs::set_permissions(&target, PermissionsExt::from_mode(0o755)))
-                }
-                Node::File { mode, bytes } => {
-                    fs::write(&target, bytes).and_then(|()| fs::set_permissions(&target, PermissionsExt::from_mode(*mode)))
-                }
+                Node::Directory => fs::create_dir(&target)
+                    .and_then(|()| fs::set_permissions(&target, PermissionsExt::from_mode(0o755))),
+                Node::File { mode, bytes } => fs::write(&target, bytes)
+                    .and_then(|()| fs::set_permissions(&target, PermissionsExt::from_mode(*mode))),
                 Node::Link(to) => symlink(to, &target),
             };
             written.with_context(|| format!("cannot write {}", target.display()))?;
@@ -110,7 +108,9 @@ impl Tree {
             let above = path.get(..index).unwrap_or_default();
             match self.0.entry(above.to_owned()).or_insert(Node::Directory) {
                 Node::Directory => {}
-                Node::File { .. } | Node::Link(_) => bail!("{path} is below {above}, which is not a folder"),
+                Node::File { .. } | Node::Link(_) => {
+                    bail!("{path} is below {above}, which is not a folder")
+                }
             }
         }
         match self.0.insert(path.to_owned(), node.clone()) {

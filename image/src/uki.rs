@@ -91,7 +91,11 @@ pub fn build(stub: &[u8], machine: u16, sections: &[Section<'_>]) -> Result<Vec<
     }
 
     let count = layout.names.len() + sections.len();
-    put(&mut image, layout.coff + 2, &u16::try_from(count).map_err(|_| UkiError::TooLarge)?.to_le_bytes());
+    put(
+        &mut image,
+        layout.coff + 2,
+        &u16::try_from(count).map_err(|_| UkiError::TooLarge)?.to_le_bytes(),
+    );
     let initialized = layout.initialized_data.checked_add(added).ok_or(UkiError::TooLarge)?;
     put(&mut image, layout.optional + 8, &initialized.to_le_bytes());
     put(&mut image, layout.optional + 56, &align(address, layout.section_alignment)?.to_le_bytes());
@@ -159,9 +163,14 @@ impl Layout {
         };
         for index in 0..usize::from(u16_at(stub, coff + 2)?) {
             let header = section_table + index * SECTION_HEADER;
-            let name = stub.get(header..).and_then(<[u8]>::first_chunk).ok_or(UkiError::NotPe("it is cut off"))?;
+            let name = stub
+                .get(header..)
+                .and_then(<[u8]>::first_chunk)
+                .ok_or(UkiError::NotPe("it is cut off"))?;
             layout.names.push(*name);
-            let end = u32_at(stub, header + 12)?.checked_add(u32_at(stub, header + 8)?).ok_or(UkiError::TooLarge)?;
+            let end = u32_at(stub, header + 12)?
+                .checked_add(u32_at(stub, header + 8)?)
+                .ok_or(UkiError::TooLarge)?;
             layout.end_address = layout.end_address.max(end);
             let content = u32_at(stub, header + 20)?;
             if content != 0 {
@@ -194,12 +203,18 @@ fn size(length: usize) -> Result<u32, UkiError> {
 }
 
 fn u16_at(bytes: &[u8], offset: usize) -> Result<u16, UkiError> {
-    let bytes = bytes.get(offset..).and_then(<[u8]>::first_chunk).ok_or(UkiError::NotPe("it is cut off"))?;
+    let bytes = bytes
+        .get(offset..)
+        .and_then(<[u8]>::first_chunk)
+        .ok_or(UkiError::NotPe("it is cut off"))?;
     Ok(u16::from_le_bytes(*bytes))
 }
 
 fn u32_at(bytes: &[u8], offset: usize) -> Result<u32, UkiError> {
-    let bytes = bytes.get(offset..).and_then(<[u8]>::first_chunk).ok_or(UkiError::NotPe("it is cut off"))?;
+    let bytes = bytes
+        .get(offset..)
+        .and_then(<[u8]>::first_chunk)
+        .ok_or(UkiError::NotPe("it is cut off"))?;
     Ok(u32::from_le_bytes(*bytes))
 }
 
@@ -230,13 +245,17 @@ mod tests {
         stub[0x54..0x56].copy_from_slice(&240_u16.to_le_bytes());
         let optional = 0x58;
         let content = u32::try_from(stub.len().next_multiple_of(512)).unwrap();
-        for (offset, value) in [(32, 512_u32), (36, 512), (56, 0x1200), (60, content), (64, 77), (108, 16)] {
+        for (offset, value) in
+            [(32, 512_u32), (36, 512), (56, 0x1200), (60, content), (64, 77), (108, 16)]
+        {
             stub[optional + offset..optional + offset + 4].copy_from_slice(&value.to_le_bytes());
         }
         stub[optional..optional + 2].copy_from_slice(&0x20b_u16.to_le_bytes());
         let section = optional + 240;
         stub[section..section + 5].copy_from_slice(b".text");
-        for (offset, value) in [(8, 100_u32), (12, 0x1000), (16, 512), (20, content), (36, 0x6000_0020)] {
+        for (offset, value) in
+            [(8, 100_u32), (12, 0x1000), (16, 512), (20, content), (36, 0x6000_0020)]
+        {
             stub[section + offset..section + offset + 4].copy_from_slice(&value.to_le_bytes());
         }
         stub.resize(content as usize, 0);
@@ -250,8 +269,10 @@ mod tests {
     #[test]
     fn another_reader_finds_the_sections_page_aligned_and_in_order() {
         let kernel = vec![7; 70_000];
-        let sections =
-            [Section { name: ".cmdline", data: b"quiet" }, Section { name: ".linux", data: &kernel }];
+        let sections = [
+            Section { name: ".cmdline", data: b"quiet" },
+            Section { name: ".linux", data: &kernel },
+        ];
         let image = build(&stub(2), MACHINE, &sections).unwrap();
         let pe = PeFile64::parse(&*image).unwrap();
         let found: Vec<_> = pe
@@ -260,19 +281,32 @@ mod tests {
             .collect();
         assert_eq!(
             found,
-            [(".text".into(), 0x1000, 100), (".cmdline".into(), 0x2000, 5), (".linux".into(), 0x3000, 70_000)]
+            [
+                (".text".into(), 0x1000, 100),
+                (".cmdline".into(), 0x2000, 5),
+                (".linux".into(), 0x3000, 70_000)
+            ]
         );
         assert_eq!(pe.section_by_name(".linux").unwrap().data().unwrap()[..70_000], kernel);
         let header = pe.nt_headers().optional_header;
-        assert_eq!(header.size_of_image.get(object::LittleEndian), (0x3000_u32 + 70_000).next_multiple_of(512));
+        assert_eq!(
+            header.size_of_image.get(object::LittleEndian),
+            (0x3000_u32 + 70_000).next_multiple_of(512)
+        );
         assert_eq!(header.check_sum.get(object::LittleEndian), 0);
     }
 
     #[test]
     fn refuses_what_would_not_start() {
         let section = [Section { name: ".linux", data: b"x" }];
-        assert_eq!(build(&stub(0), MACHINE, &section), Err(UkiError::NoRoom { room: 0, needed: 1 }));
-        assert_eq!(build(&stub(1), 0xaa64, &section), Err(UkiError::Machine { found: MACHINE, expected: 0xaa64 }));
+        assert_eq!(
+            build(&stub(0), MACHINE, &section),
+            Err(UkiError::NoRoom { room: 0, needed: 1 })
+        );
+        assert_eq!(
+            build(&stub(1), 0xaa64, &section),
+            Err(UkiError::Machine { found: MACHINE, expected: 0xaa64 })
+        );
         assert!(matches!(build(b"\x7fELF", MACHINE, &section), Err(UkiError::NotPe(_))));
         let twice = [Section { name: ".text", data: b"x" }];
         assert_eq!(build(&stub(1), MACHINE, &twice), Err(UkiError::Name(".text")));

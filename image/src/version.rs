@@ -34,7 +34,9 @@ pub fn commit(folder: &Path) -> Result<Option<Commit>> {
     let time = git(&["log", "-1", "--format=%ct"])?;
     Ok(Some(Commit {
         hash: git(&["rev-parse", "--short=12", "HEAD"])?,
-        time: time.parse().with_context(|| format!("git gave {time:?} as the time of the commit"))?,
+        time: time
+            .parse()
+            .with_context(|| format!("git gave {time:?} as the time of the commit"))?,
         changed: !git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty(),
     }))
 }
@@ -61,9 +63,9 @@ pub fn version(workspace: &str, commit: Option<&Commit>) -> Result<Version> {
 pub fn epoch(commit: Option<&Commit>) -> Result<u64> {
     const YEAR_1980: u64 = 315_532_800;
     let epoch = match env::var("SOURCE_DATE_EPOCH") {
-        Ok(text) => text
-            .parse()
-            .with_context(|| format!("SOURCE_DATE_EPOCH is {text:?}, seconds since 1970 are needed"))?,
+        Ok(text) => text.parse().with_context(|| {
+            format!("SOURCE_DATE_EPOCH is {text:?}, seconds since 1970 are needed")
+        })?,
         Err(_) => commit.map_or(YEAR_1980, |commit| commit.time),
     };
     Ok(epoch.max(YEAR_1980))
@@ -78,7 +80,10 @@ mod tests {
         let mut commit = Commit { hash: "0123456789ab".into(), time: 0, changed: false };
         assert_eq!(version("0.1.0", Some(&commit)).unwrap().as_str(), "0.1.0+g0123456789ab");
         commit.changed = true;
-        assert_eq!(version("0.1.0", Some(&commit)).unwrap().as_str(), "0.1.0+g0123456789ab.changed");
+        assert_eq!(
+            version("0.1.0", Some(&commit)).unwrap().as_str(),
+            "0.1.0+g0123456789ab.changed"
+        );
         assert_eq!(version("0.1.0", None).unwrap().as_str(), "0.1.0");
         assert!(version("", None).is_err());
     }

@@ -54,8 +54,11 @@ fn build(folder: &Path) -> (Assembly, [Digest; 3]) {
     let (raw, cow) = (folder.join("raw"), folder.join("qcow2"));
     disk::write(&raw, &assembly.esp, &assembly.slot.blob).unwrap();
     qcow2::convert(&raw, &cow).unwrap();
-    let digests =
-        [Digest::of(&assembly.slot.blob), Digest::of(&fs::read(&raw).unwrap()), Digest::of(&fs::read(&cow).unwrap())];
+    let digests = [
+        Digest::of(&assembly.slot.blob),
+        Digest::of(&fs::read(&raw).unwrap()),
+        Digest::of(&fs::read(&cow).unwrap()),
+    ];
     (assembly, digests)
 }
 
@@ -107,12 +110,22 @@ fn inspection_finds_every_flipped_byte() {
     assert!(!inspect(&slot, &[[9; 32]]).unwrap().sound, "a stranger's key was trusted");
 
     let end = assembly.slot.blob.len();
-    for at in [0, manifest.tree.offset, manifest.uki.offset, manifest.uki.offset + manifest.uki.size - 1, end as u64 - 1] {
+    for at in [
+        0,
+        manifest.tree.offset,
+        manifest.uki.offset,
+        manifest.uki.offset + manifest.uki.size - 1,
+        end as u64 - 1,
+    ] {
         let mut damaged = assembly.slot.blob.clone();
         damaged[usize::try_from(at).unwrap()] ^= 1;
         fs::write(&slot, damaged).unwrap();
         let inspection = inspect(&slot, &trusted).unwrap();
-        assert!(!inspection.sound && inspection.text.contains("NOT SOUND"), "byte {at}: {}", inspection.text);
+        assert!(
+            !inspection.sound && inspection.text.contains("NOT SOUND"),
+            "byte {at}: {}",
+            inspection.text
+        );
     }
 }
 
@@ -133,9 +146,10 @@ fn binutils_and_veritysetup_read_what_we_wrote() {
     for section in [".text", ".osrel", ".cmdline", ".uname", ".linux", ".initrd"] {
         assert!(headers.contains(&format!(" {section} ")), "{section} is missing:\n{headers}");
     }
-    for (section, expected) in
-        [(".cmdline", assembly.slot.command_line.as_bytes()), (".initrd", assembly.initrd.as_slice())]
-    {
+    for (section, expected) in [
+        (".cmdline", assembly.slot.command_line.as_bytes()),
+        (".initrd", assembly.initrd.as_slice()),
+    ] {
         let copy = folder.path().join("section");
         let mut objcopy = Command::new("objcopy");
         objcopy.args(["-O", "binary", "--only-section", section]).arg(&uki).arg(&copy);
@@ -156,7 +170,9 @@ fn binutils_and_veritysetup_read_what_we_wrote() {
 }
 
 fn run(command: &mut Command, package: &str) -> Vec<u8> {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}, of the Debian package {package}: {error}"));
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}, of the Debian package {package}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     output.stdout
 }

@@ -35,11 +35,16 @@ pub fn load(architecture: &Architecture, cache: &Cache, modules_list: &str) -> R
 
     let (release, modules_folder) = find_modules(folder.path())?;
     let kernel_path = folder.path().join("boot").join(format!("vmlinuz-{release}"));
-    let kernel = fs::read(&kernel_path).with_context(|| format!("cannot read {}", kernel_path.display()))?;
+    let kernel =
+        fs::read(&kernel_path).with_context(|| format!("cannot read {}", kernel_path.display()))?;
     let modules = stage("kernel modules", || Library::open(&modules_folder)?.select(&wanted))?;
     for module in &modules {
         let built_for = module.info.release.as_deref().unwrap_or_default();
-        ensure!(built_for == release, "module {} is for kernel {built_for:?}, not {release}", module.name);
+        ensure!(
+            built_for == release,
+            "module {} is for kernel {built_for:?}, not {release}",
+            module.name
+        );
     }
 
     let origins = vec![record.origin(architecture), stub_origin(architecture, &stub)?];
@@ -79,16 +84,23 @@ impl Record {
 /// Finds the kernel package by way of the metapackage of this Debian release.
 fn kernel_record(architecture: &Architecture) -> Result<Record> {
     // On 12 the newer kernel is a backport beside the release's own; from 13 on it is the release's own.
-    let metapackages =
-        [format!("linux-image-6.12-{}", architecture.debian), format!("linux-image-{}", architecture.debian)];
+    let metapackages = [
+        format!("linux-image-6.12-{}", architecture.debian),
+        format!("linux-image-{}", architecture.debian),
+    ];
     for metapackage in &metapackages {
-        let Ok(text) = APT_CACHE.text(APT_CACHE.command(["show", "--no-all-versions", metapackage])) else { continue };
+        let Ok(text) =
+            APT_CACHE.text(APT_CACHE.command(["show", "--no-all-versions", metapackage]))
+        else {
+            continue;
+        };
         let Some(kernel) = depends_of(&text) else { continue };
         if !kernel.starts_with("linux-image-6.12.") {
             continue;
         }
         let text = APT_CACHE.text(APT_CACHE.command(["show", "--no-all-versions", &kernel]))?;
-        return record_of(&text).with_context(|| format!("apt-cache says nothing usable about {kernel}"));
+        return record_of(&text)
+            .with_context(|| format!("apt-cache says nothing usable about {kernel}"));
     }
     bail!(
         "apt knows no 6.12 kernel ({}): Debian 12 or 13 is needed, with its security archive in the sources; \
@@ -118,7 +130,8 @@ fn field<'a>(record: &'a str, name: &str) -> Option<&'a str> {
 
 /// The package file, from the cache or the archive. Its hash must be the one in apt's signed index.
 fn download(record: &Record, cache: &Cache) -> Result<PathBuf> {
-    let key = Digest::of_parts(["deb", &record.name, &record.version, &record.sha256].map(str::as_bytes));
+    let key =
+        Digest::of_parts(["deb", &record.name, &record.version, &record.sha256].map(str::as_bytes));
     cache.get_or_make("packages", key, |target| {
         let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
         let mut command = APT_GET.command(["--quiet=2", "download"]);
@@ -141,11 +154,10 @@ fn download(record: &Record, cache: &Cache) -> Result<PathBuf> {
 /// The kernel release and its module folder in an unpacked package (`/lib` before `/usr` was merged, `/usr/lib` after).
 fn find_modules(package: &Path) -> Result<(String, PathBuf)> {
     for folder in ["usr/lib/modules", "lib/modules"] {
-        let Ok(entries) = fs::read_dir(package.join(folder)) else { continue };
-        for entry in entries {
-            let entry = entry?;
-            let release = entry.file_name().into_string().ok().context("the kernel's release is not UTF-8")?;
-            return Ok((release, entry.path()));
+        let Ok(mut entries) = fs::read_dir(package.join(folder)) else { continue };
+        if let Some(entry) = entries.next().transpose()? {
+            let release = entry.file_name().into_string().ok();
+            return Ok((release.context("the kernel's release is not UTF-8")?, entry.path()));
         }
     }
     bail!("the kernel package has no folder lib/modules or usr/lib/modules")

@@ -47,7 +47,8 @@ pub fn parse_section(section: &[u8]) -> Info {
         let Some((key, value)) = entry.split_once('=') else { continue };
         match key {
             "depends" => {
-                info.depends.extend(value.split(',').filter(|name| !name.is_empty()).map(canonical_name));
+                info.depends
+                    .extend(value.split(',').filter(|name| !name.is_empty()).map(canonical_name));
             }
             "alias" => info.aliases.push(value.to_owned()),
             "softdep" => info.softdeps.push(value.to_owned()),

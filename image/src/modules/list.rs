@@ -15,7 +15,9 @@ pub struct Wanted {
 
 /// A line that is none of the list's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("modules.list, line {line}: {text:?} is not \"boot NAME\" or \"root NAME\" (with \"?\" after an optional name)")]
+#[error(
+    "modules.list, line {line}: {text:?} is not \"boot NAME\" or \"root NAME\" (with \"?\" after an optional name)"
+)]
 pub struct ListError {
     line: usize,
     text: String,
@@ -41,7 +43,9 @@ pub fn parse(text: &str) -> Result<Vec<Wanted>, ListError> {
         };
         let name = name.trim();
         let (name, optional) = name.strip_suffix('?').map_or((name, false), |name| (name, true));
-        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')) {
+        if name.is_empty()
+            || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+        {
             return Err(error());
         }
         wanted.push(Wanted { name: canonical_name(name), boot, optional });
@@ -76,7 +80,8 @@ mod tests {
     #[test]
     fn the_shipped_list_is_valid_and_has_no_duplicates() {
         let wanted = parse(include_str!("../../modules.list")).unwrap();
-        let names: std::collections::BTreeSet<&str> = wanted.iter().map(|wanted| wanted.name.as_str()).collect();
+        let names: std::collections::BTreeSet<&str> =
+            wanted.iter().map(|wanted| wanted.name.as_str()).collect();
         assert_eq!(names.len(), wanted.len());
         assert!(wanted.iter().any(|wanted| wanted.boot && wanted.name == "dm_verity"));
     }

@@ -31,14 +31,17 @@ impl Library {
         let mut files = BTreeMap::new();
         let mut folders = vec![folder.join("kernel")];
         while let Some(next) = folders.pop() {
-            for entry in fs::read_dir(&next).with_context(|| format!("cannot read {}", next.display()))? {
+            for entry in
+                fs::read_dir(&next).with_context(|| format!("cannot read {}", next.display()))?
+            {
                 let entry = entry?;
                 if entry.file_type()?.is_dir() {
                     folders.push(entry.path());
                     continue;
                 }
                 let path = entry.path();
-                let relative = path.strip_prefix(folder)?.to_str().context("a module's path is not UTF-8")?;
+                let relative =
+                    path.strip_prefix(folder)?.to_str().context("a module's path is not UTF-8")?;
                 if relative.ends_with(".ko") || relative.ends_with(".ko.xz") {
                     files.insert(name_of_path(relative), relative.to_owned());
                 }
@@ -98,18 +101,30 @@ impl Library {
             }
         }
         let soft = info.soft_before();
-        Ok(info.depends.iter().chain(&soft).filter(|name| self.files.contains_key(*name)).cloned().collect())
+        Ok(info
+            .depends
+            .iter()
+            .chain(&soft)
+            .filter(|name| self.files.contains_key(*name))
+            .cloned()
+            .collect())
     }
 
     fn load(&self, name: &str, boot: bool) -> Result<Module> {
-        let relative = self.files.get(name).with_context(|| format!("the kernel has no module {name}"))?;
+        let relative =
+            self.files.get(name).with_context(|| format!("the kernel has no module {name}"))?;
         let file = self.folder.join(relative);
         let stored = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let (path, bytes) = match relative.strip_suffix(".xz") {
-            Some(path) => (path, unpack_xz(&stored).with_context(|| format!("cannot decompress {}", file.display()))?),
+            Some(path) => (
+                path,
+                unpack_xz(&stored)
+                    .with_context(|| format!("cannot decompress {}", file.display()))?,
+            ),
             None => (relative.as_str(), stored),
         };
-        let info = info::parse(&bytes).with_context(|| format!("{} is not a kernel module", file.display()))?;
+        let info = info::parse(&bytes)
+            .with_context(|| format!("{} is not a kernel module", file.display()))?;
         Ok(Module { name: name.to_owned(), path: path.to_owned(), info, bytes, boot })
     }
 }

@@ -8,7 +8,8 @@ use std::fmt::Write as _;
 ///
 /// As in kmod's table the list is complete, so a reader loads it from the last to the first and then the module.
 pub fn dep<'a>(modules: impl Iterator<Item = &'a Module> + Clone) -> String {
-    let by_name: BTreeMap<&str, &Module> = modules.clone().map(|module| (module.name.as_str(), module)).collect();
+    let by_name: BTreeMap<&str, &Module> =
+        modules.clone().map(|module| (module.name.as_str(), module)).collect();
     let mut table = String::new();
     for module in modules {
         let mut order = Vec::new();
@@ -72,7 +73,10 @@ mod tests {
         Module {
             name: name.to_owned(),
             path: format!("kernel/{name}.ko"),
-            info: Info { depends: depends.iter().map(|&name| name.to_owned()).collect(), ..Info::default() },
+            info: Info {
+                depends: depends.iter().map(|&name| name.to_owned()).collect(),
+                ..Info::default()
+            },
             bytes: Vec::new(),
             boot: false,
         }
