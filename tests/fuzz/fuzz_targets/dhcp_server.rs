@@ -6,6 +6,7 @@ use libfuzzer_sys::fuzz_target;
 #[path = "../../../services/dhcp/tests/protocol/script.rs"]
 mod script;
 #[path = "../../../services/dhcp/tests/protocol/witness.rs"]
+#[allow(dead_code, reason = "the tests of the crate use more of it")]
 mod witness;
 
 fuzz_target!(|input: &[u8]| script::run(input));
