@@ -1,5 +1,4 @@
 //! Disks as a list of blocks, and the partitions on them.
-use alloc::vec;
 use alloc::vec::Vec;
 use bytemuck::{Pod, Zeroable};
 
@@ -41,6 +40,9 @@ pub enum DiskError {
     /// Outside of the partition or disk.
     #[error("byte {0} is outside of the partition")]
     OutOfRange(u64),
+    /// The computer has too little memory to read that much.
+    #[error("no memory to read {0} bytes")]
+    NoMemory(usize),
 }
 
 /// Where a partition is.
@@ -69,9 +71,16 @@ const TRANSFER: usize = 2 << 20;
 
 impl Buffer {
     /// A buffer of `len` zeros.
-    #[must_use]
-    pub fn zeroed(len: usize) -> Self {
-        Self { pages: vec![Page::zeroed(); len.div_ceil(PAGE)], len }
+    ///
+    /// # Errors
+    /// If there is no memory for it: a slot may be larger than the memory of the computer, and that
+    /// must lead to the other slot like any other fault.
+    pub fn zeroed(len: usize) -> Result<Self, DiskError> {
+        let count = len.div_ceil(PAGE);
+        let mut pages = Vec::new();
+        pages.try_reserve_exact(count).map_err(|_| DiskError::NoMemory(len))?;
+        pages.resize(count, Page::zeroed());
+        Ok(Self { pages, len })
     }
 
     /// The bytes.
@@ -97,7 +106,7 @@ pub fn read(
     mut seen: impl FnMut(&[u8]),
 ) -> Result<Buffer, DiskError> {
     let block_size = disk.block_size() as usize;
-    let mut buffer = Buffer::zeroed(len.next_multiple_of(block_size));
+    let mut buffer = Buffer::zeroed(len.next_multiple_of(block_size))?;
     let mut left = len;
     let mut block = first;
     for transfer in buffer.bytes_mut().chunks_mut(TRANSFER) {
@@ -139,7 +148,7 @@ impl Partition {
     /// If that is not inside of the partition or the device fails.
     pub fn write(&self, disk: &mut impl Disk, offset: u64, data: &[u8]) -> Result<(), DiskError> {
         let first = self.block(disk, offset, data.len())?;
-        let mut buffer = Buffer::zeroed(data.len());
+        let mut buffer = Buffer::zeroed(data.len())?;
         buffer.bytes_mut().copy_from_slice(data);
         disk.write(first, buffer.bytes())
     }
@@ -151,6 +160,26 @@ impl Partition {
         match end {
             Some(_) if offset.is_multiple_of(block_size) => Ok(self.first + offset / block_size),
             _ => Err(DiskError::OutOfRange(offset)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_little_memory_is_an_error() {
+        let len = isize::MAX as usize - PAGE;
+        assert_eq!(Buffer::zeroed(len).map(|_| ()), Err(DiskError::NoMemory(len)));
+    }
+
+    #[test]
+    fn buffers_have_the_length_asked_for_and_start_at_a_page() {
+        for len in [0, 1, 512, PAGE, PAGE + 1] {
+            let mut buffer = Buffer::zeroed(len).unwrap();
+            assert_eq!((buffer.bytes().len(), buffer.bytes_mut().len()), (len, len));
+            assert!(buffer.bytes().as_ptr().addr().is_multiple_of(PAGE));
         }
     }
 }

@@ -164,12 +164,9 @@ fn a_uki_that_cannot_run_leads_to_the_other_slot_at_once() {
 fn a_slot_that_always_crashes_ends_at_the_other() {
     let mut disk = good_disk();
     disk.install(Slot::A, &blob("2.0", &test_kernel(b'x'), &trusted_key()));
-    let mut state = disk.boot_state().state;
-    state.install(Slot::A);
-    disk.set_boot_state(state);
-    for _ in 0..portcullis_bootstate::TRIES {
-        assert_eq!(told(&boot(&mut disk), "LoaderEntrySelected"), "slot-a");
-    }
+    // One try is enough here: the counting itself is tested on a disk in memory.
+    disk.set_boot_state(BootState { a: on_trial(15, 1), b: confirmed(14) });
+    assert_eq!(told(&boot(&mut disk), "LoaderEntrySelected"), "slot-a");
     assert_eq!(told(&boot(&mut disk), "LoaderEntrySelected"), "slot-b");
 }
 
