@@ -1,13 +1,14 @@
 //! Hardware virtualisation if it works, software emulation otherwise.
 
 use std::{
-    io::Read,
     process::{Command, Stdio},
     sync::OnceLock,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Result, bail};
+
+use crate::{firmware, qmp::Qmp};
 
 /// What executes the guest's instructions.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -43,31 +44,35 @@ impl Accelerator {
     }
 }
 
-/// Starts the legacy firmware for a moment: its first debug output proves that the processor
-/// executes guest code.
+/// Starts the firmware for a moment. Inside some virtual machines /dev/kvm is there and stops at
+/// the first instruction that it does not know, which QEMU reports as an internal error.
 fn kvm_starts_a_guest() -> bool {
     if std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
         return false;
     }
+    let Ok(folder) = tempfile::tempdir() else { return false };
+    let Ok(code) = firmware::prepare(&folder.path().join("variables.fd")) else { return false };
+    let socket = folder.path().join("qmp.sock");
     let spawned = Command::new("qemu-system-x86_64")
-        .args(["-accel", "kvm", "-cpu", "host", "-m", "32", "-display", "none", "-nodefaults"])
-        .args(["-chardev", "stdio,id=debug", "-device", "isa-debugcon,iobase=0x402,chardev=debug"])
+        .args(["-accel", "kvm", "-cpu", "host", "-machine", "q35", "-m", "256"])
+        .args(["-nodefaults", "-display", "none"])
+        .arg("-drive")
+        .arg(format!("if=pflash,format=raw,readonly=on,file={}", code.display()))
+        .arg("-qmp")
+        .arg(format!("unix:{},server=on,wait=off", socket.display()))
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
+        .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn();
     let Ok(mut child) = spawned else { return false };
-    let Some(mut output) = child.stdout.take() else { return false };
-    let reader = std::thread::spawn(move || {
-        let mut byte = [0; 1];
-        matches!(output.read(&mut byte), Ok(1))
-    });
-    let end = Instant::now() + Duration::from_secs(3);
-    while !reader.is_finished() && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let started = reader.is_finished();
+    let running = || -> Result<bool> {
+        let mut qmp = Qmp::connect(&socket)?;
+        std::thread::sleep(Duration::from_secs(1));
+        let status = qmp.command("query-status", serde_json::json!({}))?;
+        Ok(status.get("status").and_then(serde_json::Value::as_str) == Some("running"))
+    };
+    let running = running().unwrap_or(false);
     let _ = child.kill();
     let _ = child.wait();
-    started && reader.join().unwrap_or(false)
+    running
 }
