@@ -3,6 +3,7 @@
 //!
 //! Kernel, modules and programs are small stand-ins; the EFI stub and every tool are the real ones.
 
+use anyhow::{Context, Result, ensure};
 use portcullis_bundle::SigningKey;
 use portcullis_image::architecture::X86_64;
 use portcullis_image::assemble::{Assembly, Parts, assemble};
@@ -22,7 +23,7 @@ fn key() -> SigningKey {
     SigningKey::from_bytes(&[7; 32])
 }
 
-fn parts() -> Parts {
+fn parts() -> Result<Parts> {
     let module = |name: &str, boot| Module {
         name: name.to_owned(),
         path: format!("kernel/drivers/{name}.ko"),
@@ -30,57 +31,58 @@ fn parts() -> Parts {
         bytes: name.repeat(5000).into_bytes(),
         boot,
     };
-    Parts {
+    Ok(Parts {
         architecture: &X86_64,
         base: Base {
             release: "6.12.0-test".into(),
             kernel: (0..200_000_u32).flat_map(u32::to_le_bytes).collect(),
             modules: vec![module("virtio_blk", true), module("virtio_net", false)],
-            stub: fs::read(X86_64.stub).expect("the Debian package systemd-boot-efi"),
+            stub: fs::read(X86_64.stub).context("the Debian package systemd-boot-efi")?,
             origins: Vec::new(),
         },
         program: b"multi-call".repeat(100_000),
         stage_one: b"stage one".repeat(10_000),
         boot_manager: b"boot manager".repeat(1000),
-        version: "1.2.3+gabc".parse().unwrap(),
-        min_version: Some("1.0.0".parse().unwrap()),
+        version: "1.2.3+gabc".parse()?,
+        min_version: Some("1.0.0".parse()?),
         epoch: EPOCH,
-    }
+    })
 }
 
 /// Assembles and writes both disk images, and gives the hashes of all that is published.
-fn build(folder: &Path) -> (Assembly, [Digest; 3]) {
-    let assembly = assemble(&parts(), &key()).unwrap();
+fn build(folder: &Path) -> Result<(Assembly, [Digest; 3])> {
+    let assembly = assemble(&parts()?, &key())?;
     let (raw, cow) = (folder.join("raw"), folder.join("qcow2"));
-    disk::write(&raw, &assembly.esp, &assembly.slot.blob).unwrap();
-    qcow2::convert(&raw, &cow).unwrap();
+    disk::write(&raw, &assembly.esp, &assembly.slot.blob)?;
+    qcow2::convert(&raw, &cow)?;
     let digests = [
         Digest::of(&assembly.slot.blob),
-        Digest::of(&fs::read(&raw).unwrap()),
-        Digest::of(&fs::read(&cow).unwrap()),
+        Digest::of(&fs::read(&raw)?),
+        Digest::of(&fs::read(&cow)?),
     ];
-    (assembly, digests)
+    Ok((assembly, digests))
 }
 
 #[test]
-fn two_builds_in_different_folders_are_equal() {
-    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (assembly, one) = build(first.path());
+fn two_builds_in_different_folders_are_equal() -> Result<()> {
+    let (first, second) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let (assembly, one) = build(first.path())?;
     // The coarsest clock in it is FAT's, with two seconds.
     std::thread::sleep(Duration::from_millis(2100));
-    let (_, two) = build(second.path());
+    let (_, two) = build(second.path())?;
     assert_eq!(one, two);
     assert_eq!(Digest(assembly.slot.summary.sha256), one[0]);
+    Ok(())
 }
 
 #[test]
-fn any_other_input_gives_another_slot() {
+fn any_other_input_gives_another_slot() -> Result<()> {
     let blob = |change: fn(&mut Parts)| {
-        let mut parts = parts();
+        let mut parts = parts()?;
         change(&mut parts);
-        Digest::of(&assemble(&parts, &key()).unwrap().slot.blob)
+        anyhow::Ok(Digest::of(&assemble(&parts, &key())?.slot.blob))
     };
-    let reference = blob(|_| {});
+    let reference = blob(|_| {})?;
     for (what, change) in [
         ("program", (|parts| parts.program.push(0)) as fn(&mut Parts)),
         ("stage one", |parts| parts.stage_one.push(0)),
@@ -89,25 +91,26 @@ fn any_other_input_gives_another_slot() {
         ("minimum version", |parts| parts.min_version = None),
         ("time", |parts| parts.epoch += 1),
     ] {
-        assert_ne!(blob(change), reference, "{what}");
+        assert_ne!(blob(change)?, reference, "{what}");
     }
+    Ok(())
 }
 
 #[test]
-fn inspection_finds_every_flipped_byte() {
-    let folder = tempfile::tempdir().unwrap();
-    let (assembly, _) = build(folder.path());
+fn inspection_finds_every_flipped_byte() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (assembly, _) = build(folder.path())?;
     let trusted = [*key().verifying_key().as_bytes()];
     let slot = folder.path().join("slot");
     let manifest = assembly.slot.summary.manifest;
 
-    fs::write(&slot, &assembly.slot.blob).unwrap();
+    fs::write(&slot, &assembly.slot.blob)?;
     for file in [&slot, &folder.path().join("raw")] {
-        let inspection = inspect(file, &trusted).unwrap();
+        let inspection = inspect(file, &trusted)?;
         assert!(inspection.sound, "{}", inspection.text);
         assert!(inspection.text.contains("1.2.3+gabc"), "{}", inspection.text);
     }
-    assert!(!inspect(&slot, &[[9; 32]]).unwrap().sound, "a stranger's key was trusted");
+    assert!(!inspect(&slot, &[[9; 32]])?.sound, "a stranger's key was trusted");
 
     let end = assembly.slot.blob.len();
     for at in [
@@ -118,31 +121,32 @@ fn inspection_finds_every_flipped_byte() {
         end as u64 - 1,
     ] {
         let mut damaged = assembly.slot.blob.clone();
-        damaged[usize::try_from(at).unwrap()] ^= 1;
-        fs::write(&slot, damaged).unwrap();
-        let inspection = inspect(&slot, &trusted).unwrap();
+        damaged[usize::try_from(at)?] ^= 1;
+        fs::write(&slot, damaged)?;
+        let inspection = inspect(&slot, &trusted)?;
         assert!(
             !inspection.sound && inspection.text.contains("NOT SOUND"),
             "byte {at}: {}",
             inspection.text
         );
     }
+    Ok(())
 }
 
 #[test]
-fn binutils_and_veritysetup_read_what_we_wrote() {
-    let folder = tempfile::tempdir().unwrap();
-    let (assembly, _) = build(folder.path());
+fn binutils_and_veritysetup_read_what_we_wrote() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (assembly, _) = build(folder.path())?;
     let manifest = assembly.slot.summary.manifest;
     let part = |offset: u64, size: u64| {
-        let start = usize::try_from(offset).unwrap();
-        &assembly.slot.blob[start..start + usize::try_from(size).unwrap()]
+        let start = usize::try_from(offset)?;
+        anyhow::Ok(&assembly.slot.blob[start..start + usize::try_from(size)?])
     };
 
     let uki = folder.path().join("uki.efi");
-    fs::write(&uki, part(manifest.uki.offset, manifest.uki.size)).unwrap();
-    let output = run(Command::new("objdump").arg("-h").arg(&uki), "binutils");
-    let headers = String::from_utf8(output).unwrap();
+    fs::write(&uki, part(manifest.uki.offset, manifest.uki.size)?)?;
+    let output = run(Command::new("objdump").arg("-h").arg(&uki), "binutils")?;
+    let headers = String::from_utf8(output)?;
     for section in [".text", ".osrel", ".cmdline", ".uname", ".linux", ".initrd"] {
         assert!(headers.contains(&format!(" {section} ")), "{section} is missing:\n{headers}");
     }
@@ -153,26 +157,27 @@ fn binutils_and_veritysetup_read_what_we_wrote() {
         let copy = folder.path().join("section");
         let mut objcopy = Command::new("objcopy");
         objcopy.args(["-O", "binary", "--only-section", section]).arg(&uki).arg(&copy);
-        run(&mut objcopy, "binutils");
-        assert!(fs::read(&copy).unwrap().starts_with(expected), "{section} has another content");
+        run(&mut objcopy, "binutils")?;
+        assert!(fs::read(&copy)?.starts_with(expected), "{section} has another content");
     }
 
     let (root, tree) = (folder.path().join("root"), folder.path().join("tree"));
-    fs::write(&root, part(manifest.root.offset, manifest.root.size)).unwrap();
-    fs::write(&tree, part(manifest.tree.offset, manifest.tree.size)).unwrap();
+    fs::write(&root, part(manifest.root.offset, manifest.root.size)?)?;
+    fs::write(&tree, part(manifest.tree.offset, manifest.tree.size)?)?;
     let mut verity = Command::new("/usr/sbin/veritysetup");
     verity.args(["verify", "--no-superblock", "--data-block-size=4096", "--hash-block-size=4096"]);
     verity.arg(format!("--salt={}", Digest(manifest.salt)));
     verity.arg(format!("--data-blocks={}", manifest.root.size / 4096));
     verity.arg(&root).arg(&tree).arg(Digest(manifest.root_hash).to_string());
-    run(&mut verity, "cryptsetup-bin");
-    run(Command::new("fsck.erofs").arg(&root), "erofs-utils");
+    run(&mut verity, "cryptsetup-bin")?;
+    run(Command::new("fsck.erofs").arg(&root), "erofs-utils")?;
+    Ok(())
 }
 
-fn run(command: &mut Command, package: &str) -> Vec<u8> {
+fn run(command: &mut Command, package: &str) -> Result<Vec<u8>> {
     let output = command
         .output()
-        .unwrap_or_else(|error| panic!("{command:?}, of the Debian package {package}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    output.stdout
+        .with_context(|| format!("{command:?}, of the Debian package {package}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(output.stdout)
 }
