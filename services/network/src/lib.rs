@@ -42,7 +42,7 @@ pub fn main() -> ExitCode {
         // The WAN's lease may take long or never come; the LAN does not wait for it.
         service.ready("interfaces are up");
         tokio::select! {
-            never = network.run(requests, notifier) => match never {},
+            error = network.run(requests, notifier) => Err(error.into()),
             () = service.shutdown() => Ok(()),
         }
     })

@@ -83,18 +83,22 @@ impl Network {
         })
     }
 
-    /// Serves requests and mends the kernel's state until the task is dropped.
+    /// Serves requests and mends the kernel's state until the task is dropped, or the kernel can
+    /// no longer be reached.
     pub async fn run(
         mut self,
         mut requests: mpsc::Receiver<Request>,
         notifier: Notifier<Network1>,
-    ) -> std::convert::Infallible {
+    ) -> KernelError {
         loop {
             if self.refresh_shown().await {
                 notifier.changed().await;
             }
             tokio::select! {
-                () = self.kernel.changed() => {
+                changed = self.kernel.changed() => {
+                    if let Err(error) = changed {
+                        return error;
+                    }
                     tokio::time::sleep(SETTLE).await;
                     self.reconcile().await;
                 }
@@ -161,6 +165,7 @@ impl Network {
                     self.original_mtus.entry(step.device.clone()).or_insert(link.mtu);
                 }
                 match self.kernel.apply(&step).await {
+                    Ok(()) if step.device.is_empty() => tracing::debug!("{step}"),
                     Ok(()) => tracing::info!("{step}"),
                     // The rest does not depend on this device, or fails by itself.
                     Err(error) => problems.push(error.to_string()),

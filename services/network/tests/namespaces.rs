@@ -376,3 +376,26 @@ fn a_nic_that_comes_later_is_taken_and_told_of() -> Result<()> {
     lab.until("port gone", SOON, || Ok(lab.interface("lan")?.ports.len() == 1))?;
     Ok(())
 }
+
+/// As it runs in the image, but for landlock and seccomp: not root, three capabilities.
+#[test]
+fn it_needs_no_more_than_its_manifest_gives() -> Result<()> {
+    let lab = Lab::new(ROUTER)?;
+    let _server = lab.dnsmasq(&["--dhcp-option=58,5", "--dhcp-option=26,1400"])?;
+    let service = lab.start_confined()?;
+    // NET_BIND_SERVICE, NET_ADMIN and NET_RAW are bits 10, 12 and 13.
+    ensure!(service.status("Uid:")?.starts_with("102"));
+    ensure!(service.status("CapEff:")? == "0000000000003400", "{}", service.status("CapEff:")?);
+    lab.until_state("bound", SOON)?;
+    let first = lab.lease()?.obtained_unix_s;
+    lab.until("a renewal", SOON, || Ok(lab.lease()?.obtained_unix_s >= first + 5))?;
+    lab.until("everything is set", SOON, || {
+        Ok(lab.interface("wan")?.mtu == 1400
+            && lab.interface("lan")?.addresses == ["192.168.77.1/24"]
+            && sysctl(&lab.router, "ipv4/ip_forward")? == "1"
+            && sysctl(&lab.router, "ipv4/conf/lan/arp_ignore")? == "1")
+    })?;
+    ensure!(lab.path("data/network/lease-wan.json").exists());
+    ensure!(!lab.log().contains(" WARN "), "{}", lab.log());
+    Ok(())
+}

@@ -5,7 +5,6 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr},
     pin::pin,
-    sync::Mutex,
 };
 
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream::BoxStream};
@@ -27,6 +26,8 @@ use rtnetlink::{
     },
 };
 
+use tokio::task::JoinSet;
+
 use super::{
     ALIAS, Actual, Address, Link, LinkKind, PROTOCOL, Route, Way,
     plan::{Change, Step},
@@ -45,6 +46,9 @@ pub enum KernelError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A netlink socket failed.
+    #[error("the netlink socket ended")]
+    Ended,
     /// A dump failed.
     #[error("cannot read the {what}: {source}")]
     Read {
@@ -71,7 +75,8 @@ pub struct Kernel {
     handle: Handle,
     sysctls: Sysctls,
     events: BoxStream<'static, ()>,
-    connections: Mutex<tokio::task::JoinSet<()>>,
+    /// The tasks that read the sockets; they end with this value, or when a socket fails.
+    connections: JoinSet<()>,
 }
 
 impl Kernel {
@@ -90,21 +95,26 @@ impl Kernel {
         ])
         .map_err(open("the netlink monitor"))?;
         let sysctls = Sysctls::open().map_err(open("/proc/sys/net"))?;
-        let mut connections = tokio::task::JoinSet::new();
+        let mut connections = JoinSet::new();
         connections.spawn(connection);
         connections.spawn(monitor);
         let events = events.map(drop).boxed();
-        Ok(Self { handle, sysctls, events, connections: Mutex::new(connections) })
+        Ok(Self { handle, sysctls, events, connections })
     }
 
     /// Waits for a change by anybody, this process included; swallows all that are already here.
     /// An overrun of the kernel's buffer counts as a change, too.
-    pub async fn changed(&mut self) {
-        if self.events.next().await.is_none() {
-            // The monitor ended; the periodic check remains.
-            std::future::pending::<()>().await;
+    ///
+    /// # Errors
+    /// [`KernelError::Ended`]; nothing works from then on.
+    pub async fn changed(&mut self) -> Result<(), KernelError> {
+        tokio::select! {
+            Some(()) = self.events.next() => {
+                while let Some(Some(())) = self.events.next().now_or_never() {}
+                Ok(())
+            }
+            _ = self.connections.join_next() => Err(KernelError::Ended),
         }
-        while let Some(Some(())) = self.events.next().now_or_never() {}
     }
 
     /// Completes the state of `links`; of the kernel parameters only `sysctls` (paths under
@@ -241,14 +251,6 @@ impl Kernel {
             Change::RemoveRoute(way) => {
                 handle.route().del(route_message(index, way)).execute().await
             }
-        }
-    }
-}
-
-impl Drop for Kernel {
-    fn drop(&mut self) {
-        if let Ok(connections) = self.connections.get_mut() {
-            connections.abort_all();
         }
     }
 }

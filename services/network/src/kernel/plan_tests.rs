@@ -367,6 +367,8 @@ fn assert_reached(kernel: &Kernel, wanted: &Wanted) -> Result<(), TestCaseError>
     for link in actual.links.values() {
         let bridge = matches!(link.kind, LinkKind::Bridge { .. });
         prop_assert!(!bridge || wanted.devices.contains_key(&link.name));
+        // What is no longer managed is a port of nothing.
+        prop_assert!(link.master.is_none() || wanted.devices.contains_key(&link.name));
     }
     Ok(())
 }

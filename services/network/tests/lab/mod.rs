@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     os::unix::net::UnixStream,
     path::PathBuf,
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -117,10 +117,32 @@ impl Lab {
 
     /// Starts the service and waits until it answers on the bus.
     pub fn start(&self) -> Result<Service> {
+        self.start_by(self.router.command(env!("CARGO_BIN_EXE_portcullis-network")))
+    }
+
+    /// Starts the service as user and with the capabilities of `init/services/network.toml`.
+    pub fn start_confined(&self) -> Result<Service> {
+        // Where that user can reach it, and owns what init would have made for it.
+        let program = self.path("portcullis-network");
+        fs::copy(env!("CARGO_BIN_EXE_portcullis-network"), &program)?;
+        fs::create_dir(self.path("data"))?;
+        for path in ["", "bus", "bus/config.sock", "data"] {
+            std::os::unix::fs::chown(self.path(path), Some(102), Some(102))?;
+        }
+        let capabilities = "-all,+net_admin,+net_raw,+net_bind_service";
+        let mut command = self.router.command("setpriv");
+        command
+            .args(["--reuid=102", "--regid=102", "--clear-groups", "--no-new-privs"])
+            .arg(format!("--inh-caps={capabilities}"))
+            .arg(format!("--ambient-caps={capabilities}"))
+            .arg(format!("--bounding-set={capabilities}"))
+            .arg(program);
+        self.start_by(command)
+    }
+
+    fn start_by(&self, mut command: Command) -> Result<Service> {
         let log = File::options().create(true).append(true).open(self.path("service.log"))?;
-        let child = self
-            .router
-            .command(env!("CARGO_BIN_EXE_portcullis-network"))
+        let child = command
             .env("PORTCULLIS_RUN_DIR", self.folder.path())
             .env("PORTCULLIS_DATA_DIR", self.path("data"))
             .env("PORTCULLIS_LOG", "debug,zbus=warn")
@@ -259,6 +281,13 @@ impl Lab {
 }
 
 impl Service {
+    /// A line of its `/proc/PID/status`.
+    pub fn status(&self, field: &str) -> Result<String> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        Ok(line.with_context(|| format!("no {field}"))?.trim().to_owned())
+    }
+
     /// Ends it as init does.
     pub fn stop(mut self) -> Result<()> {
         let id = i32::try_from(self.child.id())?;
