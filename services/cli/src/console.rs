@@ -59,8 +59,10 @@ pub(crate) fn main() -> ExitCode {
         set_modes();
         read_lines(sender.clone()).context("thread for the terminal")?;
         forward_interrupts(sender).context("handler of Ctrl-C")?;
+        // Not `service.shutdown()`, which takes Ctrl-C for the end.
+        let mut terminate = signal(SignalKind::terminate()).context("handler of SIGTERM")?;
         tokio::select! {
-            () = service.shutdown() => {}
+            _ = terminate.recv() => {}
             outcome = session(input, std::io::stdout()) => {
                 if let Err(error) = outcome {
                     tracing::info!(%error, "console: output");

@@ -1,0 +1,5 @@
+//! `pctl` as a program of its own: for the tests and for development.
+
+fn main() -> std::process::ExitCode {
+    portcullis_cli::main(std::env::args_os())
+}
