@@ -18,6 +18,7 @@ const SERVICES: &[(&str, ServiceMain)] = &[
     ("console", portcullis_cli::console),
     ("dhcp", portcullis_dhcp::main),
     ("dns", portcullis_dns::main),
+    ("firewall", portcullis_firewall::main),
     ("network", portcullis_network::main),
     ("web", portcullis_web::main),
 ];
