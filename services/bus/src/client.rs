@@ -77,9 +77,23 @@ where
     let proxy = zbus::Proxy::new(&connection, "org.portcullis", OBJECT_PATH, interface).await?;
     // Subscribe first: a change between reading and subscribing would be lost.
     let mut changes = proxy.receive_signal("Changed").await?;
-    read(connection.clone()).await?;
-    while changes.next().await.is_some() {
-        read(connection.clone()).await?;
+    loop {
+        let mut changed = false;
+        let mut reading = std::pin::pin!(read(connection.clone()));
+        // Signals are taken while reading, too: once zbus's queue of them is full it takes nothing
+        // more from the socket, not even the answer that `read` waits for. Any number of them is
+        // one reason to read again.
+        loop {
+            tokio::select! {
+                outcome = &mut reading => break outcome?,
+                signal = changes.next() => match signal {
+                    Some(_) => changed = true,
+                    None => return Ok(()),
+                },
+            }
+        }
+        if !changed && changes.next().await.is_none() {
+            return Ok(());
+        }
     }
-    Ok(())
 }

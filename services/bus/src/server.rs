@@ -57,10 +57,7 @@ impl<I: Interface + Signals + Clone> Server<I> {
 
     /// A server whose object knows its caller: `object` is asked for one with the user id of each
     /// that connects, so that what is allowed may differ between them.
-    pub fn per_caller(
-        object: impl Fn(u32) -> I + Send + Sync + 'static,
-        callers: Callers,
-    ) -> Self {
+    pub fn per_caller(object: impl Fn(u32) -> I + Send + Sync + 'static, callers: Callers) -> Self {
         Self { objects: Box::new(object), callers, peers: Peers::default() }
     }
 

@@ -9,6 +9,7 @@ use portcullis_bus::{
     peer::PeerError,
     socket_path,
 };
+use tokio::sync::watch;
 
 use super::{Failure, READ_TIMEOUT};
 use crate::{
@@ -42,8 +43,14 @@ pub(super) async fn run(
                 error => PeerError::new("init", error),
             })?;
     let init = InitBusProxy::new(&connection).await.map_err(|e| failed(e.into()))?;
-    // Subscribe first: a record between reading and subscribing would be late.
-    let mut changes = init.receive_changed().await.map_err(|e| failed(e.into()))?;
+    // Subscribe first: a record between reading and subscribing would be late. A task takes the
+    // signals, because zbus stops reading answers once its queue of signals is full, as it gets
+    // while a slow terminal takes the output.
+    let mut signals = init.receive_changed().await.map_err(|e| failed(e.into()))?;
+    let (changed, mut changes) = watch::channel(());
+    tokio::spawn(
+        async move { while signals.next().await.is_some() && changed.send(()).is_ok() {} },
+    );
     let ask = |after, limit| JournalQuery {
         after,
         limit,
@@ -54,7 +61,7 @@ pub(super) async fn run(
     print(&page, json, out)?;
     while query.follow {
         // Full pages: there is more already.
-        if page.records.len() < PAGE as usize && changes.next().await.is_none() {
+        if page.records.len() < PAGE as usize && changes.changed().await.is_err() {
             return Err(absent("it closed the connection".to_owned()).into());
         }
         page = init.journal(ask(page.cursor, PAGE)).await.map_err(failed)?;

@@ -1,0 +1,322 @@
+//! The bus over real sockets: many peers, the `Changed` signal, restarts, refusals, limits.
+//!
+//! `follow` and `connect` find their socket by an environment variable, which a process has only
+//! one of: all tests share one folder, and each has a service name of its own.
+
+use std::{
+    collections::BTreeSet,
+    os::unix::net::UnixListener,
+    sync::{
+        Arc, LazyLock, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use async_trait::async_trait;
+use portcullis_bus::{
+    Error, connect, connect_at,
+    dhcp::{Dhcp1, DhcpApi, DhcpBusProxy, Lease},
+    follow,
+    peer::{PeerError, call},
+    server::{Callers, Notifier, Server},
+    socket_path,
+};
+use tokio::task::JoinHandle;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    std::fs::create_dir(folder.path().join("bus")).expect("folder of the sockets");
+    // SAFETY: the first thing that every test does, through `bind`; nothing in this process reads
+    // the environment before, and LazyLock lets one thread in.
+    unsafe { std::env::set_var("PORTCULLIS_RUN_DIR", folder.path()) };
+    folder
+});
+
+fn bind(service: &str) -> Result<UnixListener> {
+    LazyLock::force(&FOLDER);
+    let path = socket_path(service);
+    let _ = std::fs::remove_file(&path);
+    Ok(UnixListener::bind(path)?)
+}
+
+/// Its one lease has the number of the last change as address.
+#[derive(Default)]
+struct Counter {
+    number: AtomicU32,
+    parts: Mutex<Vec<String>>,
+}
+
+#[async_trait]
+impl DhcpApi for Counter {
+    async fn apply(&self, part: String) -> portcullis_bus::Result<()> {
+        if part == "slow" {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+        if part == "wrong" {
+            return Err(Error::InvalidArgument("part: `wrong` is not allowed".into()));
+        }
+        self.parts.lock().unwrap().push(part);
+        Ok(())
+    }
+
+    async fn leases(&self) -> portcullis_bus::Result<Vec<Lease>> {
+        let address = self.number.load(Ordering::SeqCst).to_string();
+        Ok(vec![Lease { address, ..Lease::default() }])
+    }
+}
+
+struct Running {
+    counter: Arc<Counter>,
+    notifier: Notifier<Dhcp1>,
+    task: JoinHandle<std::convert::Infallible>,
+}
+
+impl Running {
+    fn start(listener: &UnixListener, callers: Callers) -> Result<Self> {
+        let listener = listener.try_clone()?;
+        listener.set_nonblocking(true)?;
+        let counter = Arc::new(Counter::default());
+        let server = Server::new(Dhcp1(counter.clone()), callers);
+        let notifier = server.notifier();
+        let task = tokio::spawn(server.run(tokio::net::UnixListener::from_std(listener)?));
+        Ok(Self { counter, notifier, task })
+    }
+
+    async fn change(&self, number: u32) {
+        self.counter.number.store(number, Ordering::SeqCst);
+        self.notifier.changed().await;
+    }
+}
+
+async fn proxy(service: &str) -> Result<DhcpBusProxy<'static>> {
+    Ok(DhcpBusProxy::new(&connect(service).await?).await?)
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) -> Result<()> {
+    let end = Instant::now() + LIMIT;
+    while !condition() {
+        if Instant::now() > end {
+            bail!("not within {LIMIT:?}: {what}");
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+/// Follows a service; the list holds what it read.
+fn follower(service: &'static str) -> (Arc<Mutex<Vec<u32>>>, JoinHandle<std::convert::Infallible>) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let list = seen.clone();
+    let task = tokio::spawn(follow::<DhcpBusProxy<'static>, _, _>(service, move |connection| {
+        let list = list.clone();
+        async move {
+            let leases = DhcpBusProxy::new(&connection).await?.leases().await?;
+            list.lock().unwrap().push(leases[0].address.parse().unwrap());
+            Ok(())
+        }
+    }));
+    (seen, task)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_peers_at_once() -> Result<()> {
+    let listener = bind("many")?;
+    let server = Running::start(&listener, Callers::SocketModeDecides)?;
+    let mut calls = Vec::new();
+    for peer in 0..20 {
+        calls.push(tokio::spawn(async move {
+            let proxy = proxy("many").await?;
+            for round in 0..10 {
+                proxy.apply(format!("{peer} {round}")).await?;
+                assert_eq!(proxy.leases().await?.len(), 1);
+            }
+            anyhow::Ok(())
+        }));
+    }
+    for call in calls {
+        call.await??;
+    }
+    let parts: BTreeSet<String> = server.counter.parts.lock().unwrap().iter().cloned().collect();
+    assert_eq!(parts.len(), 200, "every call arrived once");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_keep_their_kind_and_words() -> Result<()> {
+    let listener = bind("errors")?;
+    let _server = Running::start(&listener, Callers::SocketModeDecides)?;
+    match proxy("errors").await?.apply("wrong".into()).await {
+        Err(Error::InvalidArgument(text)) => assert_eq!(text, "part: `wrong` is not allowed"),
+        other => bail!("{other:?}"),
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_reach_all_who_follow() -> Result<()> {
+    let listener = bind("follow")?;
+    let server = Running::start(&listener, Callers::SocketModeDecides)?;
+    let followers = [follower("follow"), follower("follow"), follower("follow")];
+    for (seen, _) in &followers {
+        until("first reading", || *seen.lock().unwrap() == [0]).await?;
+    }
+    for number in 1..=5 {
+        server.change(number).await;
+        for (seen, _) in &followers {
+            until("reading of the change", || seen.lock().unwrap().last() == Some(&number)).await?;
+        }
+    }
+    for (_, task) in followers {
+        task.abort();
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_of_changes_ends_with_the_last_one() -> Result<()> {
+    let listener = bind("burst")?;
+    let server = Running::start(&listener, Callers::SocketModeDecides)?;
+    let (seen, task) = follower("burst");
+    until("first reading", || !seen.lock().unwrap().is_empty()).await?;
+    let begin = Instant::now();
+    for number in 1..=500 {
+        server.change(number).await;
+    }
+    until("the last change", || seen.lock().unwrap().last() == Some(&500)).await?;
+    // A queue of signals that nobody empties holds up answers until calls fail (20 s).
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert!(!task.is_finished());
+    task.abort();
+    Ok(())
+}
+
+/// The socket stays over a restart, as init keeps it; so the follower waits in its queue.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn following_outlives_restarts() -> Result<()> {
+    let listener = bind("restart")?;
+    let (seen, task) = follower("restart");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(seen.lock().unwrap().is_empty(), "nobody answers yet");
+    for round in 1..=3_u32 {
+        let process = std::thread::spawn({
+            let listener = listener.try_clone()?;
+            let seen = seen.clone();
+            move || {
+                // A runtime of its own: dropping it closes all connections, as a crash does.
+                let runtime = tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(1)
+                    .enable_all()
+                    .build()?;
+                runtime.block_on(async {
+                    let server = Running::start(&listener, Callers::SocketModeDecides)?;
+                    server.change(round * 10).await;
+                    until("reading after the start", || {
+                        seen.lock().unwrap().last() == Some(&(round * 10))
+                    })
+                    .await?;
+                    server.change(round * 10 + 1).await;
+                    until("reading of the change", || {
+                        seen.lock().unwrap().last() == Some(&(round * 10 + 1))
+                    })
+                    .await
+                })
+            }
+        });
+        tokio::task::spawn_blocking(move || process.join())
+            .await?
+            .map_err(|_| anyhow::anyhow!("panicked"))??;
+    }
+    assert!(!task.is_finished());
+    task.abort();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_with_another_user_id_is_refused() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let listener = bind("refuse")?;
+    let path = socket_path("refuse");
+    std::fs::set_permissions(FOLDER.path(), std::fs::Permissions::from_mode(0o755))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))?;
+    let _server = Running::start(&listener, Callers::Only(BTreeSet::from([65_533])))?;
+
+    // This test runs as root, who is init and always may.
+    proxy("refuse").await?.leases().await.context("root; this test needs to be root")?;
+
+    // The same call as another user: a process of its own, which starts this test binary again.
+    let program = std::env::current_exe()?;
+    let reachable =
+        tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o755)).tempdir()?;
+    let copy = reachable.path().join("caller");
+    std::fs::copy(&program, &copy)?;
+    for (uid, expected) in [(65_533, true), (65_534, false)] {
+        let mut command = std::process::Command::new(&copy);
+        command
+            .args(["--exact", "caller", "--ignored", "--nocapture"])
+            .env("BUS_TEST_SOCKET", &path);
+        std::os::unix::process::CommandExt::uid(&mut command, uid);
+        std::os::unix::process::CommandExt::gid(&mut command, uid);
+        let status = tokio::task::spawn_blocking(move || command.status()).await??;
+        assert_eq!(status.success(), expected, "uid {uid}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the process that a_caller_with_another_user_id_is_refused starts"]
+async fn caller() -> Result<()> {
+    let path = std::env::var("BUS_TEST_SOCKET")?;
+    let connection = connect_at(path.as_ref(), LIMIT).await?;
+    DhcpBusProxy::new(&connection).await?.leases().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_socket_is_named() -> Result<()> {
+    LazyLock::force(&FOLDER);
+    match connect("nobody").await {
+        Err(Error::Failed(text)) => {
+            assert!(text.contains("bus/nobody.sock"), "{text}");
+            assert!(text.contains("No such file"), "{text}");
+        }
+        other => bail!("{:?}", other.map(drop)),
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_are_bounded_and_say_who_is_missing() -> Result<()> {
+    let listener = bind("bounded")?;
+    let short = Duration::from_millis(300);
+    let leases = async |connection| DhcpBusProxy::new(&connection).await?.leases().await;
+    // The socket is there and nobody answers: a service that is starting or hangs.
+    match call("bounded", short, leases).await {
+        Err(PeerError::NotAnswering { service: "bounded", .. }) => {}
+        other => bail!("{other:?}"),
+    }
+    let server = Running::start(&listener, Callers::SocketModeDecides)?;
+    assert_eq!(call("bounded", LIMIT, leases).await?.len(), 1);
+    let apply = async |connection, part: &str| {
+        DhcpBusProxy::new(&connection).await?.apply(part.to_owned()).await
+    };
+    match call("bounded", short, async |connection| apply(connection, "slow").await).await {
+        Err(PeerError::NotAnswering { .. }) => {}
+        other => bail!("{other:?}"),
+    }
+    match call("bounded", LIMIT, async |connection| apply(connection, "wrong").await).await {
+        Err(PeerError::Refused { message, .. }) => assert!(message.contains("wrong")),
+        other => bail!("{other:?}"),
+    }
+    server.task.abort();
+    match call("nowhere", LIMIT, leases).await {
+        Err(error @ PeerError::NotAnswering { .. }) => {
+            assert!(error.to_string().starts_with("service `nowhere` does not answer"), "{error}");
+        }
+        other => bail!("{other:?}"),
+    }
+    Ok(())
+}
