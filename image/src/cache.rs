@@ -1,7 +1,8 @@
 //! The cache outside the checkout: what was built once from the same inputs is not built again, by any checkout.
 //!
 //! An entry is `KIND/KEY` with the digest of its content beside it in `KIND/KEY.sha256`. An entry whose content does
-//! not match its digest (a full disk, a bad sector, a half-written file) counts as missing and is made anew.
+//! not match its digest (a full disk, a bad sector, a half-written file) counts as missing and is made anew. Of each kind
+//! the entries used last are kept.
 
 use crate::digest::Digest;
 use crate::{output, progress};
@@ -9,6 +10,10 @@ use anyhow::{Context, Result, bail};
 use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Entries kept of each kind: several checkouts' worth of programs and kernels.
+const KEPT: usize = 24;
 
 /// A folder of cached files.
 #[derive(Debug, Clone)]
@@ -64,7 +69,11 @@ impl Cache {
         lock.lock().with_context(|| format!("cannot lock {}", lock_path.display()))?;
 
         match check(&path)? {
-            Entry::Intact => return Ok(path),
+            Entry::Intact => {
+                // Its time is when it was last of use, see `evict`.
+                let _ = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+                return Ok(path);
+            }
             Entry::Missing => {}
             Entry::Corrupt => progress::note(&format!(
                 "the cache entry {} is corrupt and made anew",
@@ -74,8 +83,33 @@ impl Cache {
         output::write_with(&path, make)?;
         // The digest comes last: an entry without it was interrupted and does not count.
         output::write(&digest_path(&path), digest_of_file(&path)?.to_string().as_bytes())?;
+        evict(&folder, KEPT)?;
         Ok(path)
     }
+}
+
+/// Removes all but the `keep` entries of a kind that were used last.
+fn evict(folder: &Path, keep: usize) -> Result<()> {
+    let mut entries = Vec::new();
+    for entry in
+        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?
+    {
+        let path = entry?.path();
+        // An entry's file has no extension; those beside it go with it. The lock stays: it may be held.
+        if let (None, Ok(used)) =
+            (path.extension(), path.metadata().and_then(|data| data.modified()))
+        {
+            entries.push((used, path));
+        }
+    }
+    entries.sort();
+    let surplus = entries.len().saturating_sub(keep);
+    for (_, path) in entries.into_iter().take(surplus) {
+        // Another build may have removed it at the same time.
+        let _ = fs::remove_file(digest_path(&path));
+        let _ = fs::remove_file(path);
+    }
+    Ok(())
 }
 
 enum Entry {
@@ -106,7 +140,7 @@ fn digest_of_file(path: &Path) -> Result<Digest> {
 
 #[cfg(test)]
 mod tests {
-    use super::Cache;
+    use super::{Cache, KEPT};
     use crate::digest::Digest;
     use std::cell::Cell;
     use std::fs;
@@ -137,6 +171,28 @@ mod tests {
         fs::remove_file(path.with_extension("sha256")).unwrap();
         get();
         assert_eq!(made.get(), 3);
+    }
+
+    #[test]
+    fn the_entries_used_last_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::at(folder.path().to_owned());
+        let get = |number: usize| {
+            let key = Digest::of(&number.to_le_bytes());
+            cache.get_or_make("thing", key, |file| Ok(fs::write(file, [1])?)).unwrap()
+        };
+        let first = get(0);
+        let second = get(1);
+        for number in 2..=KEPT {
+            get(0);
+            get(number);
+        }
+        assert!(first.exists() && !second.exists());
+        let entries = fs::read_dir(first.parent().unwrap()).unwrap();
+        let digests = entries.filter(|entry| {
+            entry.as_ref().unwrap().path().extension().is_some_and(|end| end == "sha256")
+        });
+        assert_eq!(digests.count(), KEPT);
     }
 
     #[test]

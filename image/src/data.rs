@@ -5,11 +5,12 @@ use crate::tool::MKE2FS;
 use anyhow::{Context, Result};
 use std::fs::{self, File};
 
-/// Size in bytes. Small, because every byte of it that is not zero is copied at first boot.
-const SIZE: u64 = 32 << 20;
+/// Size in bytes. Small, because all of it is copied at first boot.
+const SIZE: u64 = 16 << 20;
 
 /// Block groups are described where they are (`meta_bg`) instead of in a reserved area, so that it may grow without an
-/// end. Inode tables and journal are written out: nothing is left for the kernel to do in the background.
+/// end. A whole group of 128 MiB will have as many inodes as this beginning of one. Inode tables and journal are
+/// written out: nothing is left for the kernel to do in the background.
 const OPTIONS: [&str; 17] = [
     "-q",
     "-F",
@@ -18,11 +19,11 @@ const OPTIONS: [&str; 17] = [
     "-b",
     "4096",
     "-i",
-    "16384",
+    "4096",
     "-m",
     "1",
     "-J",
-    "size=8",
+    "size=4",
     "-L",
     "data",
     "-O",
