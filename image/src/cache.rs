@@ -86,6 +86,15 @@ impl Cache {
         evict(&folder, KEPT)?;
         Ok(path)
     }
+
+    /// Makes an entry count as missing. Its file stays for whoever reads it now.
+    ///
+    /// # Errors
+    /// When the cache folder cannot be written.
+    pub fn forget(&self, kind: &str, key: Digest) -> Result<()> {
+        let path = digest_path(&self.folder.join(kind).join(key.to_string()));
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+    }
 }
 
 /// Removes all but the `keep` entries of a kind that were used last.
@@ -168,7 +177,7 @@ mod tests {
         get();
         assert_eq!(made.get(), 2);
 
-        fs::remove_file(path.with_extension("sha256")).unwrap();
+        cache.forget("thing", Digest::of(b"inputs")).unwrap();
         get();
         assert_eq!(made.get(), 3);
     }

@@ -2,6 +2,7 @@
 
 use crate::architecture::Architecture;
 use crate::cache::Cache;
+use crate::digest::Digest;
 use crate::progress::note;
 use crate::tool::{CARGO, RUSTC};
 use crate::{key, sources};
@@ -76,6 +77,23 @@ impl Compiler<'_> {
     /// # Errors
     /// As [`program`](Self::program).
     pub fn program_path(&self, program: Program) -> Result<PathBuf> {
+        let key = self.key(program)?;
+        let mut built = false;
+        let path = self.cache.get_or_make("programs", key, |file| {
+            built = true;
+            self.build(program, file)
+        })?;
+        if built && self.key(program)? != key {
+            note(&format!(
+                "{}: its sources changed while it was compiled, so it is not kept in the cache",
+                program.binary()
+            ));
+            self.cache.forget("programs", key)?;
+        }
+        Ok(path)
+    }
+
+    fn key(&self, program: Program) -> Result<Digest> {
         let settings = [
             "1".to_owned(),
             program.binary().to_owned(),
@@ -83,8 +101,7 @@ impl Compiler<'_> {
             self.profile(program).to_owned(),
             self.slot_keys(program),
         ];
-        let key = sources::digest(self.checkout, self.metadata, program.package(), &settings)?;
-        self.cache.get_or_make("programs", key, |file| self.build(program, file))
+        sources::digest(self.checkout, self.metadata, program.package(), &settings)
     }
 
     fn build(&self, program: Program, file: &Path) -> Result<()> {
