@@ -116,9 +116,9 @@ fn zone_ids<'a>(
         }
     }
     // Ids of zones that are going away are taken last: their flows are still to be purged.
-    let (unused, used): (Vec<u8>, Vec<u8>) = free.into_iter().partition(|id| {
-        current.get(usize::from(*id)).is_none_or(|zone| zone.name == [0; 16])
-    });
+    let (unused, used): (Vec<u8>, Vec<u8>) = free
+        .into_iter()
+        .partition(|id| current.get(usize::from(*id)).is_none_or(|zone| zone.name == [0; 16]));
     let mut free = unused.into_iter().chain(used);
     for name in new {
         match free.next() {

@@ -121,7 +121,8 @@ pub fn purge(maps: &mut Maps, gone: &Gone) -> Result<u64> {
     }
     let mut walk = Walk::default();
     while let Some(entries) = maps.walk(&mut walk)? {
-        let doomed: Vec<_> = entries.iter().filter(|(key, entry)| gone.concerns(key, entry)).copied().collect();
+        let doomed: Vec<_> =
+            entries.iter().filter(|(key, entry)| gone.concerns(key, entry)).copied().collect();
         for (key, entry) in doomed {
             maps.remove_flow(&key)?;
             if entry.flags & ORIGINAL != 0 {

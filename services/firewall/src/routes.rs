@@ -1,7 +1,10 @@
 //! Watching routes, neighbours and links: when one changes, cached next hops must be looked up
 //! again. What changed does not matter, so nothing is parsed.
 
-use std::{io, os::fd::{AsRawFd, OwnedFd}};
+use std::{
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+};
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "a tool for people")]
 
 mod boot;
+mod datapath;
 mod report;
 mod size;
 
@@ -34,6 +35,8 @@ enum Bench {
     Size,
     /// Boot by phase, time to the first lease, idle memory.
     Boot,
+    /// Forwarding with NAT against nftables and the plain kernel.
+    Datapath,
 }
 
 fn main() -> Result<ExitCode> {
@@ -45,6 +48,9 @@ fn main() -> Result<ExitCode> {
     }
     if chosen(Bench::Boot) {
         reports.push(boot::measure(&image)?);
+    }
+    if chosen(Bench::Datapath) {
+        reports.push(datapath::measure()?);
     }
     let mut reached = true;
     for report in &reports {

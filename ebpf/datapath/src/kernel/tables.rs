@@ -12,9 +12,7 @@ use portcullis_datapath::{FlowRef, InsertError, Route, RouteQuery, Tables};
 use portcullis_datapath_abi::{
     Config, Counter, FlowEntry, FlowKey, FragmentKey, FragmentPorts, Interface, TICK_SHIFT, Zone,
     counter::{self, Count},
-    policy::{
-        ALLOW, INTERFACE_SLOTS, MAX_ADDRESSES, MAX_FRAGMENTED, MAX_ZONES, pair_index,
-    },
+    policy::{ALLOW, INTERFACE_SLOTS, MAX_ADDRESSES, MAX_FRAGMENTED, MAX_ZONES, pair_index},
 };
 
 /// User space sets the size when it loads the programs.

@@ -3,9 +3,10 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{
-        BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, bpf_redir_neigh, tcx_action_base::TCX_NEXT,
+        BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, bpf_redir_neigh,
+        tcx_action_base::TCX_NEXT,
     },
-    helpers::{bpf_redirect, bpf_skb_vlan_pop, bpf_redirect_neigh},
+    helpers::{bpf_redirect, bpf_redirect_neigh, bpf_skb_vlan_pop},
     macros::classifier,
     programs::TcContext,
 };
@@ -196,7 +197,9 @@ pub fn tcx_egress(context: TcContext) -> i32 {
     let mut frame = Buffer::new(&context);
     let (counter, action) = match egress(&maps, &frame, &departure) {
         Verdict::Kernel(counter) => (counter, TCX_NEXT),
-        Verdict::Translate(counter, edit) if rewrite::rewrite(&mut frame, &edit, false).is_some() => {
+        Verdict::Translate(counter, edit)
+            if rewrite::rewrite(&mut frame, &edit, false).is_some() =>
+        {
             (counter, TCX_NEXT)
         }
         Verdict::Drop(counter) => (counter, TC_ACT_SHOT),

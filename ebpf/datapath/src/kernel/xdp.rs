@@ -76,9 +76,8 @@ pub fn xdp_ingress(context: XdpContext) -> u32 {
     let (counter, action) = match ingress(&maps, &frame, &arrival) {
         Verdict::Drop(counter) => (counter, xdp_action::XDP_DROP),
         Verdict::Forward(counter, edit, hop) => {
-            let transmits = maps
-                .interface(hop.egress)
-                .is_some_and(|egress| egress.flags & XDP_TRANSMIT != 0);
+            let transmits =
+                maps.interface(hop.egress).is_some_and(|egress| egress.flags & XDP_TRANSMIT != 0);
             if !transmits || hop.next_hop != 0 {
                 return xdp_action::XDP_PASS;
             }

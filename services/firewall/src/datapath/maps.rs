@@ -155,7 +155,10 @@ impl Maps {
     /// # Errors
     /// What the kernel says.
     pub fn interfaces(&self) -> Result<Vec<Interface>> {
-        self.interfaces.iter().collect::<std::result::Result<_, _>>().map_err(failed(map::INTERFACES))
+        self.interfaces
+            .iter()
+            .collect::<std::result::Result<_, _>>()
+            .map_err(failed(map::INTERFACES))
     }
 
     /// Replaces a slot.
@@ -203,10 +206,7 @@ impl Maps {
     /// # Errors
     /// What the kernel says.
     pub fn addresses(&self) -> Result<Vec<(u32, u32)>> {
-        self.addresses
-            .iter()
-            .collect::<std::result::Result<_, _>>()
-            .map_err(failed(map::ADDRESSES))
+        self.addresses.iter().collect::<std::result::Result<_, _>>().map_err(failed(map::ADDRESSES))
     }
 
     /// Adds or replaces an address.

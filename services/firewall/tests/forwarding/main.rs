@@ -57,9 +57,8 @@ fn tcp_is_seen_from_the_wan_address_and_carries_bulk_data_both_ways() -> Result<
     let mut site = Site::new()?;
     let listener = site.server.enter(|| Ok(TcpListener::bind((SERVER, 7))?))?;
     let server = echo_tcp(listener);
-    let mut stream = site
-        .host
-        .enter(|| Ok(TcpStream::connect_timeout(&(SERVER, 7).into(), PATIENCE)?))?;
+    let mut stream =
+        site.host.enter(|| Ok(TcpStream::connect_timeout(&(SERVER, 7).into(), PATIENCE)?))?;
     exchange(&mut stream, b"through the gate")?;
     let local = stream.local_addr()?;
     drop(stream);
@@ -145,8 +144,12 @@ fn traceroute_sees_the_router_and_the_hops_behind_it() -> Result<()> {
     for method in ["", "-I ", "-T -p 80 "] {
         let output = site.host.run(&format!("traceroute -n -w 2 -q 1 {method}{SERVER}"))?;
         for (hop, address) in [(1, ROUTER), (2, PROVIDER), (3, SERVER)] {
-            let line = output.lines().find(|line| line.trim_start().starts_with(&format!("{hop} ")));
-            ensure!(line.is_some_and(|line| line.contains(&address.to_string())), "{method}{output}");
+            let line =
+                output.lines().find(|line| line.trim_start().starts_with(&format!("{hop} ")));
+            ensure!(
+                line.is_some_and(|line| line.contains(&address.to_string())),
+                "{method}{output}"
+            );
         }
     }
     Ok(())
@@ -174,8 +177,13 @@ fn icmp_errors_reach_the_sender_with_the_addresses_it_knows() -> Result<()> {
     // A narrow link behind the router: path-MTU discovery of a host inside works.
     site.provider.run("ip link set core mtu 1300")?;
     site.server.run("ip link set eth0 mtu 1300")?;
-    let output = site.host.command("ping").args(["-c", "2", "-i", "0.3", "-W", "1", "-M", "do", "-s", "1400", &SERVER.to_string()]).output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let output = site
+        .host
+        .command("ping")
+        .args(["-c", "2", "-i", "0.3", "-W", "1", "-M", "do", "-s", "1400", &SERVER.to_string()])
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
     ensure!(text.contains("mtu") && text.contains("1300"), "{text}");
     Ok(())
 }
@@ -185,8 +193,13 @@ fn packets_too_large_for_the_next_link_are_answered_by_the_router() -> Result<()
     let mut site = Site::new()?;
     site.router.run("ip link set eth0 mtu 1400")?;
     site.provider.run("ip link set access mtu 1400")?;
-    let output = site.host.command("ping").args(["-c", "2", "-i", "0.3", "-W", "1", "-M", "do", "-s", "1430", &SERVER.to_string()]).output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let output = site
+        .host
+        .command("ping")
+        .args(["-c", "2", "-i", "0.3", "-W", "1", "-M", "do", "-s", "1430", &SERVER.to_string()])
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
     ensure!(text.contains("1400"), "{text} {}", site.counters()?);
     ensure!(site.count(Counter::RouterAnswers)? >= 1, "{}", site.counters()?);
     // TCP in aggregated frames is told the size of its segments, too.
@@ -239,9 +252,12 @@ fn nothing_from_the_wan_gets_in_or_an_answer() -> Result<()> {
     })?;
     let _inside = site.host.enter(|| Ok(TcpListener::bind((LAN_HOST, 80))?))?;
     site.provider.run(&format!("ip route add 192.168.77.0/24 via {WAN}"))?;
-    let scan = site.provider.run(&format!("nmap -n -Pn -sS -p 22,53,80,443 --max-retries 0 --host-timeout 20s {WAN}"))?;
+    let scan = site.provider.run(&format!(
+        "nmap -n -Pn -sS -p 22,53,80,443 --max-retries 0 --host-timeout 20s {WAN}"
+    ))?;
     ensure!(scan.matches("filtered").count() >= 4 && !scan.contains("open "), "{scan}");
-    let answers = site.provider.command("ping").args(["-c", "1", "-W", "1", &WAN.to_string()]).status()?;
+    let answers =
+        site.provider.command("ping").args(["-c", "1", "-W", "1", &WAN.to_string()]).status()?;
     ensure!(!answers.success(), "the WAN address answers pings");
     let reached = site.provider.enter(|| {
         Ok(TcpStream::connect_timeout(&(LAN_HOST, 80).into(), Duration::from_millis(700)).is_ok())
@@ -250,7 +266,9 @@ fn nothing_from_the_wan_gets_in_or_an_answer() -> Result<()> {
     ensure!(site.count(Counter::DropPolicy)? >= 6, "{}", site.counters()?);
 
     // Inside, exactly the services.
-    let scan = site.host.run(&format!("nmap -n -Pn -sS -p 22,53,80,443 --max-retries 0 --host-timeout 20s {ROUTER}"))?;
+    let scan = site.host.run(&format!(
+        "nmap -n -Pn -sS -p 22,53,80,443 --max-retries 0 --host-timeout 20s {ROUTER}"
+    ))?;
     let open: Vec<_> = scan.lines().filter(|line| line.contains("open ")).collect();
     ensure!(open.len() == 2 && open[0].starts_with("53/") && open[1].starts_with("443/"), "{scan}");
     site.host.run(&format!("ping -c 1 -W 2 {ROUTER}"))?;
@@ -264,9 +282,8 @@ fn the_router_itself_reaches_out() -> Result<()> {
     site.router.run(&format!("ping -c 2 -i 0.2 -W 2 {LAN_HOST}"))?;
     let listener = site.server.enter(|| Ok(TcpListener::bind((SERVER, 7))?))?;
     let server = echo_tcp(listener);
-    let mut stream = site
-        .router
-        .enter(|| Ok(TcpStream::connect_timeout(&(SERVER, 7).into(), PATIENCE)?))?;
+    let mut stream =
+        site.router.enter(|| Ok(TcpStream::connect_timeout(&(SERVER, 7).into(), PATIENCE)?))?;
     exchange(&mut stream, &[7; 100_000])?;
     drop(stream);
     server.join().map_err(|_| anyhow::anyhow!("server panicked"))??;
@@ -280,7 +297,12 @@ fn what_the_kernel_would_forward_alone_does_not_leave() -> Result<()> {
     // As if no program were on the LAN device: the kernel has a route and forwarding is on.
     let lan = site.interfaces()?.into_iter().find(|status| status.name == "lan").context("lan")?;
     std::fs::remove_file(site.pins.0.join("links").join(format!("{}-tcx-ingress", lan.index)))?;
-    let passed = site.host.command("ping").args(["-c", "2", "-i", "0.2", "-W", "1", &SERVER.to_string()]).stdout(Stdio::null()).status()?;
+    let passed = site
+        .host
+        .command("ping")
+        .args(["-c", "2", "-i", "0.2", "-W", "1", &SERVER.to_string()])
+        .stdout(Stdio::null())
+        .status()?;
     ensure!(!passed.success());
     ensure!(site.count(Counter::DropLeak)? == 2, "{}", site.counters()?);
     Ok(())
@@ -291,9 +313,8 @@ fn a_restart_of_the_service_keeps_flows_and_filter() -> Result<()> {
     let mut site = Site::new()?;
     let listener = site.server.enter(|| Ok(TcpListener::bind((SERVER, 7))?))?;
     let server = echo_tcp(listener);
-    let mut stream = site
-        .host
-        .enter(|| Ok(TcpStream::connect_timeout(&(SERVER, 7).into(), PATIENCE)?))?;
+    let mut stream =
+        site.host.enter(|| Ok(TcpStream::connect_timeout(&(SERVER, 7).into(), PATIENCE)?))?;
     exchange(&mut stream, b"before")?;
     let programs = site.datapath.attachments();
     ensure!(programs.len() == 4, "{programs:?}");
@@ -327,7 +348,9 @@ fn flows_of_a_lost_wan_address_are_purged_at_once() -> Result<()> {
     let timeouts = site.part.timeouts;
     let (total, flows) = sweep::newest(site.datapath.maps(), &timeouts, 10)?;
     ensure!(total == 1 && flows[0].translated_source.starts_with(&format!("{WAN}:")), "{flows:?}");
-    ensure!(flows[0].from_zone == "lan" && flows[0].to_zone == "wan" && flows[0].state == "established");
+    ensure!(
+        flows[0].from_zone == "lan" && flows[0].to_zone == "wan" && flows[0].state == "established"
+    );
 
     let new = Ipv4Addr::new(198, 51, 100, 77);
     site.router.run(&format!("ip address del {WAN}/24 dev eth0"))?;
@@ -384,9 +407,8 @@ fn tcp_states_come_from_real_connections() -> Result<()> {
     let mut states = Vec::new();
     let listener = site.server.enter(|| Ok(TcpListener::bind((SERVER, 7))?))?;
     let server = echo_tcp(listener);
-    let mut stream = site
-        .host
-        .enter(|| Ok(TcpStream::connect_timeout(&(SERVER, 7).into(), PATIENCE)?))?;
+    let mut stream =
+        site.host.enter(|| Ok(TcpStream::connect_timeout(&(SERVER, 7).into(), PATIENCE)?))?;
     exchange(&mut stream, b"x")?;
     states.push(sweep::newest(site.datapath.maps(), &timeouts, 1)?.1[0].state.clone());
     drop(stream);
@@ -397,7 +419,9 @@ fn tcp_states_come_from_real_connections() -> Result<()> {
 
     // A segment of no connection opens none.
     let before = site.count(Counter::DropTcpState)?;
-    let scan = site.host.run(&format!("nmap -n -Pn -sA -p 99 --max-retries 0 --host-timeout 5s {SERVER}"))?;
+    let scan = site
+        .host
+        .run(&format!("nmap -n -Pn -sA -p 99 --max-retries 0 --host-timeout 5s {SERVER}"))?;
     ensure!(site.count(Counter::DropTcpState)? > before, "{scan}");
     Ok(())
 }
@@ -430,7 +454,8 @@ fn the_dhcp_client_of_the_router_is_answered_and_nobody_else() -> Result<()> {
     ensure!(receive(&client), "{}", site.counters()?);
     let timeouts = site.part.timeouts;
     let (_, flows) = sweep::newest(site.datapath.maps(), &timeouts, 10)?;
-    let flow = flows.iter().find(|flow| flow.source == "0.0.0.0:68").context("the client's flow")?;
+    let flow =
+        flows.iter().find(|flow| flow.source == "0.0.0.0:68").context("the client's flow")?;
     ensure!(flow.destination == "255.255.255.255:67" && flow.state == "established", "{flow:?}");
     if flow.protocol != "udp" || flow::UDP != 17 {
         bail!("{flow:?}");

@@ -32,9 +32,12 @@ impl Pins {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let mounts = std::fs::read_to_string("/proc/mounts")?;
         if !mounts.lines().any(|line| line.split(' ').nth(1) == Some("/sys/fs/bpf")) {
-            portcullis_netns::execute(
-                std::process::Command::new("mount").args(["-t", "bpf", "bpf", "/sys/fs/bpf"]),
-            )?;
+            portcullis_netns::execute(std::process::Command::new("mount").args([
+                "-t",
+                "bpf",
+                "bpf",
+                "/sys/fs/bpf",
+            ]))?;
         }
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         Ok(Self(PathBuf::from(format!("/sys/fs/bpf/pc-test-{}-{number}", std::process::id()))))
@@ -93,11 +96,11 @@ impl Site {
     /// What the network service would report.
     pub fn interfaces(&self) -> Result<Vec<InterfaceStatus>> {
         let mut all = Vec::new();
-        for (name, device, address) in
-            [("lan", "lan", Some(ROUTER)), ("wan", "eth0", self.wan)]
-        {
+        for (name, device, address) in [("lan", "lan", Some(ROUTER)), ("wan", "eth0", self.wan)] {
             let read = |file: &str| {
-                self.router.run(&format!("cat /sys/class/net/{device}/{file}")).map(|text| text.trim().to_owned())
+                self.router
+                    .run(&format!("cat /sys/class/net/{device}/{file}"))
+                    .map(|text| text.trim().to_owned())
             };
             all.push(InterfaceStatus {
                 name: name.to_owned(),
