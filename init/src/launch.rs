@@ -66,16 +66,17 @@ pub fn launch(name: &OsStr, main: impl FnOnce(&str) -> Option<ServiceMain>) -> E
     match outcome {
         Ok(main) => main(),
         Err(error) => {
-            complain(&format!("cannot launch {}: {error}\n", name.to_string_lossy()));
+            complain(&format!("cannot launch {}: {error}", name.to_string_lossy()));
             ExitCode::from(crate::supervisor::EXIT_LAUNCH)
         }
     }
 }
 
-/// The service's own log is not set up yet; init reads standard error line by line.
-fn complain(line: &str) {
+/// The service's own log is not set up yet: a record as init reads them from standard error.
+fn complain(message: &str) {
     use std::io::Write;
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    let record = serde_json::json!({ "level": "ERROR", "message": message });
+    let _ = std::io::stderr().write_all(format!("{record}\n").as_bytes());
 }
 
 fn find<'a>(

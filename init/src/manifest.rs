@@ -43,6 +43,10 @@ pub struct Manifest {
     /// Capabilities that it keeps, without `CAP_`.
     #[serde(default = "CapabilitySet::empty", deserialize_with = "capabilities")]
     pub capabilities: CapabilitySet,
+    /// Kernel modules (names or aliases) that it needs beyond those of the hardware; loaded by init
+    /// before it starts, since nothing else can load any.
+    #[serde(default)]
+    pub modules: Vec<String>,
     /// Whether it has a folder `/data/NAME` of its own.
     #[serde(default)]
     pub state: bool,

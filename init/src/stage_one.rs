@@ -5,7 +5,7 @@
 
 use std::{
     fs, io,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -186,7 +186,7 @@ fn describe(sys: &Path) -> String {
     if found.is_empty() { "no slots".to_owned() } else { found.join(", ") }
 }
 
-fn wait_for(device: &PathBuf) {
+fn wait_for(device: &Path) {
     let end = Instant::now() + Duration::from_secs(5);
     while !device.exists() && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(1));

@@ -48,6 +48,7 @@ const SIGNAL_PAUSE: Duration = Duration::from_millis(200);
 /// What the preparation found out.
 struct Prepared {
     handover: Option<Handover>,
+    manifests: Vec<Manifest>,
     running: Option<Running>,
     data_mounted: bool,
     problems: Vec<String>,
@@ -105,6 +106,11 @@ fn prepare(problems: &mut Vec<String>, journal: &Journal) -> Prepared {
         Ok(renamed) => tracing::info!(devices = renamed.join(" "), "network devices renamed"),
         Err(error) => tracing::error!(%error, "network devices keep their names"),
     }
+    let manifests = manifest::built_in().unwrap_or_else(|errors| {
+        problems.extend(errors.iter().map(ToString::to_string));
+        Vec::new()
+    });
+    load_for_services(&manifests, loader.as_mut());
     let running = handover.as_ref().and_then(|h| {
         Running::find(sys, &h.slot_device)
             .inspect_err(|error| tracing::error!(%error, "the running slot is not known"))
@@ -122,7 +128,18 @@ fn prepare(problems: &mut Vec<String>, journal: &Journal) -> Prepared {
             Err(error) => tracing::warn!(%error, "configuration volume is not used"),
         }
     }
-    Prepared { handover, running, data_mounted, problems: std::mem::take(problems) }
+    Prepared { handover, manifests, running, data_mounted, problems: std::mem::take(problems) }
+}
+
+/// The modules that manifests name.
+fn load_for_services(manifests: &[Manifest], mut loader: Option<&mut Loader>) {
+    for manifest in manifests {
+        for module in &manifest.modules {
+            if let Some(Err(error)) = loader.as_mut().map(|l| l.load(module)) {
+                tracing::error!(service = manifest.name, %error, "its kernel module is missing");
+            }
+        }
+    }
 }
 
 /// Never before the image was built, which is the time stamp of all its files.
@@ -191,11 +208,7 @@ async fn supervise(
     console: &Console,
 ) -> std::io::Result<Ending> {
     let places = Places::appliance();
-    let Prepared { handover, running, data_mounted, mut problems } = prepared;
-    let manifests = manifest::built_in().unwrap_or_else(|errors| {
-        problems.extend(errors.iter().map(ToString::to_string));
-        Vec::new()
-    });
+    let Prepared { handover, manifests, running, data_mounted, mut problems } = prepared;
     if let Some(Err(error)) = places.cgroup.as_deref().map(cgroup::prepare) {
         tracing::error!(%error, "no cgroups: services are not limited");
         problems.push(format!("services are not limited: {error}"));

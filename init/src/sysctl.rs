@@ -10,6 +10,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("kernel/unprivileged_bpf_disabled", "1"),
     ("net/core/bpf_jit_harden", "1"),
     ("kernel/kexec_load_disabled", "1"),
+    // There is no modprobe: modules come from init alone, and the kernel need not try.
+    ("kernel/modprobe", ""),
     ("kernel/yama/ptrace_scope", "3"),
     ("kernel/sysrq", "0"),
     ("vm/unprivileged_userfaultfd", "0"),

@@ -121,7 +121,7 @@ impl SystemCallSet {
 pub fn confine_system_calls(sets: &BTreeSet<SystemCallSet>) -> Result<(), SandboxError> {
     let failed = |e: &dyn std::fmt::Display| SandboxError::Seccomp(e.to_string());
     let refuse = filter(
-        TRIED.iter().map(|&(_, number)| (number.into(), Vec::new())).collect(),
+        TRIED.iter().map(|&(_, number)| (number, Vec::new())).collect(),
         SeccompAction::Allow,
         SeccompAction::Errno(libc::ENOSYS.unsigned_abs()),
     )
@@ -154,7 +154,7 @@ fn machine() -> Result<TargetArch, seccompiler::BackendError> {
 fn rules(sets: &BTreeSet<SystemCallSet>) -> Result<Rules, seccompiler::BackendError> {
     let mut rules = Rules::new();
     for (_, number) in sets.iter().flat_map(|set| set.calls()).copied().flatten().chain(TRIED) {
-        rules.insert(i64::from(*number), Vec::new());
+        rules.insert(*number, Vec::new());
     }
     let families = sets.iter().flat_map(|set| set.families());
     let sockets = families

@@ -234,6 +234,11 @@ impl Core {
         self.services.get(id).map_or(Time::ZERO, |s| s.since)
     }
 
+    /// Whether [`Action::AllStopped`] was given.
+    pub fn all_stopped(&self) -> bool {
+        self.all_stopped
+    }
+
     /// Starts after the first.
     pub fn restarts(&self, id: Id) -> u32 {
         self.services.get(id).map_or(0, |s| s.starts.saturating_sub(1))

@@ -168,7 +168,7 @@ pub struct Supervisor {
     said: (mpsc::Sender<Said>, mpsc::Receiver<Said>),
     orders: mpsc::Receiver<Order>,
     health: watch::Sender<Health>,
-    all_stopped: Vec<oneshot::Sender<()>>,
+    waiting_for_end: Vec<oneshot::Sender<()>>,
     /// Events that actions led to, to be handled after them.
     pending: Vec<Event>,
 }
@@ -197,7 +197,7 @@ impl Supervisor {
             said: mpsc::channel(64),
             orders,
             health,
-            all_stopped: Vec::new(),
+            waiting_for_end: Vec::new(),
             pending: Vec::new(),
         };
         (supervisor, Handle { orders: order_sender, health: health_receiver })
@@ -225,6 +225,11 @@ impl Supervisor {
             }
             self.reap();
             self.event(Event::Tick);
+            if self.core.all_stopped() {
+                for reply in self.waiting_for_end.drain(..) {
+                    let _ = reply.send(());
+                }
+            }
         }
     }
 
@@ -250,7 +255,7 @@ impl Supervisor {
                 let _ = reply.send(self.statuses());
             }
             Order::StopAll(reply) => {
-                self.all_stopped.push(reply);
+                self.waiting_for_end.push(reply);
                 self.event(Event::StopAll);
             }
             Order::Restart(name, reply) => {
@@ -302,11 +307,8 @@ impl Supervisor {
             }
             Action::Kill { id, reason } => self.kill(id, reason),
             Action::Changed { id, state } => self.changed(id, state),
-            Action::AllStopped => {
-                for reply in self.all_stopped.drain(..) {
-                    let _ = reply.send(());
-                }
-            }
+            // Told by `run`, also to who asks later.
+            Action::AllStopped => {}
         }
     }
 
