@@ -5,6 +5,9 @@
 //! this program runs its tests itself and, called as `launch NAME FOLDER`, is the service NAME of
 //! [`service`].
 
+// A test program without the harness by which the lints know tests.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, clippy::print_stderr)]
+
 mod service;
 
 use std::{
@@ -29,6 +32,17 @@ use portcullis_init::{
 /// First port of the listening sockets of the test services.
 const PORT: u16 = 24_310;
 
+type Test = (&'static str, fn() -> Result<()>);
+
+const TESTS: [Test; 6] = [
+    ("a_service_has_what_its_manifest_says_and_nothing_else", confinement),
+    ("a_forbidden_system_call_ends_the_service_and_is_named", forbidden_call),
+    ("a_killed_service_is_back_within_a_second_and_no_caller_is_refused", killed),
+    ("a_silent_service_is_killed_by_the_watchdog", silent),
+    ("services_end_in_order_and_the_stubborn_by_force", stopped),
+    ("without_the_right_to_it_no_service_opens_a_bus_socket", strangers),
+];
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     if let [_, launch, folder, name] = &arguments[..]
@@ -36,17 +50,9 @@ fn main() -> ExitCode {
     {
         return service::run(Path::new(folder), name);
     }
-    let tests: [(&str, fn() -> Result<()>); 6] = [
-        ("a_service_has_what_its_manifest_says_and_nothing_else", confinement),
-        ("a_forbidden_system_call_ends_the_service_and_is_named", forbidden_call),
-        ("a_killed_service_is_back_within_a_second_and_no_caller_is_refused", killed),
-        ("a_silent_service_is_killed_by_the_watchdog", silent),
-        ("services_end_in_order_and_the_stubborn_by_force", stopped),
-        ("without_the_right_to_it_no_service_opens_a_bus_socket", strangers),
-    ];
     let filter = arguments.get(1).filter(|a| !a.starts_with('-')).cloned().unwrap_or_default();
     let mut failed = 0;
-    for (name, test) in tests.iter().filter(|(name, _)| name.contains(&filter)) {
+    for (name, test) in TESTS.iter().filter(|(name, _)| name.contains(&filter)) {
         match test() {
             Ok(()) => println!("test {name} ... ok"),
             Err(error) => {
