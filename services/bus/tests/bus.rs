@@ -3,6 +3,14 @@
 //! `follow` and `connect` find their socket by an environment variable, which a process has only
 //! one of: all tests share one folder, and each has a service name of its own.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "clippy's exception for tests does not reach the functions beside them"
+)]
+
 use std::{
     collections::BTreeSet,
     os::unix::net::UnixListener,
@@ -260,8 +268,8 @@ async fn a_caller_with_another_user_id_is_refused() -> Result<()> {
             .env("BUS_TEST_SOCKET", &path);
         std::os::unix::process::CommandExt::uid(&mut command, uid);
         std::os::unix::process::CommandExt::gid(&mut command, uid);
-        let status = tokio::task::spawn_blocking(move || command.status()).await??;
-        assert_eq!(status.success(), expected, "uid {uid}");
+        let output = tokio::task::spawn_blocking(move || command.output()).await??;
+        assert_eq!(output.status.success(), expected, "uid {uid}: {output:?}");
     }
     Ok(())
 }

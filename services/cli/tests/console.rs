@@ -1,5 +1,13 @@
 //! The console on a real pseudo-terminal, with stand-ins for the services.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "clippy's exception for tests does not reach the functions beside them"
+)]
+
 use std::{
     fs::{File, OpenOptions},
     io::{Read, Write},

@@ -1,5 +1,13 @@
 //! `pctl` as a process against stand-ins for the services: what it prints and how it ends.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "clippy's exception for tests does not reach the functions beside them"
+)]
+
 use std::{
     process::{Output, Stdio},
     sync::Arc,
@@ -18,12 +26,14 @@ use portcullis_peers::{
     Control, FakeConfig, FakeInit, FakeNetwork, Process, Receiver, Router, Running, example,
 };
 
+type AllRunning =
+    (Running<Init1>, Running<Config1>, Running<Network1>, Running<Dhcp1>, Running<Firewall1>);
+
 struct Lab {
     router: Router,
     init: Arc<FakeInit>,
     config: Arc<FakeConfig>,
-    running:
-        (Running<Init1>, Running<Config1>, Running<Network1>, Running<Dhcp1>, Running<Firewall1>),
+    running: AllRunning,
 }
 
 impl Lab {
@@ -103,9 +113,7 @@ wan        eth0    wan   up    203.0.113.57/24    9.1 GiB  815.0 MiB  eth0
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn status_without_a_service_names_it() -> Result<()> {
     let lab = Lab::new()?;
-    let Lab { router, running: (_init, _config, network, ..), .. } = &lab;
-    let _ = network;
-    std::fs::remove_file(router.socket("network"))?;
+    std::fs::remove_file(lab.router.socket("network"))?;
     let output = lab.run(&["status"]).await?;
     assert_eq!(output.status.code(), Some(3));
     let (out, error) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);

@@ -1,6 +1,14 @@
 //! The config service as a process, with real sockets, files and stand-ins for the services that
 //! take parts.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "clippy's exception for tests does not reach the functions beside them"
+)]
+
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
@@ -19,6 +27,9 @@ use portcullis_peers::{FakeNetwork, Process, Receiver, Router, Running, example}
 
 const LIMIT: Duration = Duration::from_secs(30);
 
+type AllRunning =
+    (Running<Network1>, Running<Firewall1>, Running<Dhcp1>, Running<Dns1>, Running<Web1>);
+
 /// The service under test with everybody who takes a part.
 struct Lab {
     router: Router,
@@ -27,7 +38,7 @@ struct Lab {
     dhcp: Arc<Receiver>,
     dns: Arc<Receiver>,
     web: Arc<Receiver>,
-    _running: (Running<Network1>, Running<Firewall1>, Running<Dhcp1>, Running<Dns1>, Running<Web1>),
+    _running: AllRunning,
 }
 
 impl Lab {

@@ -1,6 +1,14 @@
 //! Reading and writing the document: what replaced tables leave behind, errors with their place,
 //! and that nothing that can be written is read as something else.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "clippy's exception for tests does not reach the functions beside them"
+)]
+
 use portcullis_model::{
     Action, DhcpServer, Dns, Document, Firewall, HostName, Interface, InterfaceKind, Ipv4,
     MacAddress, Name, Policy, Pool, PortSelector, Reservation, RouterService, System, Timeouts,

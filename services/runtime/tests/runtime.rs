@@ -1,5 +1,13 @@
 //! What init hands over and hears, with a real process: sockets, readiness, watchdog, log, end.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "clippy's exception for tests does not reach the functions beside them"
+)]
+
 use std::{
     io::Read,
     net::{TcpListener, UdpSocket},

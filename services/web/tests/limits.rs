@@ -1,5 +1,13 @@
 //! Limits of the server, with short times, inside the test's process.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "clippy's exception for tests does not reach the functions beside them"
+)]
+
 mod common;
 
 use std::{

@@ -1,6 +1,14 @@
 //! The web service as a process, with stand-ins for the services that it asks and a real TLS
 //! client.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "clippy's exception for tests does not reach the functions beside them"
+)]
+
 mod common;
 
 use std::{

@@ -59,16 +59,18 @@ pub(super) async fn run(
     };
     let mut page = init.journal(ask(0, lines)).await.map_err(failed)?;
     print(&page, json, out)?;
-    while query.follow {
+    if !query.follow {
+        return Ok(());
+    }
+    loop {
+        out.flush()?;
         // Full pages: there is more already.
         if page.records.len() < PAGE as usize && changes.changed().await.is_err() {
             return Err(absent("it closed the connection".to_owned()).into());
         }
         page = init.journal(ask(page.cursor, PAGE)).await.map_err(failed)?;
         print(&page, json, out)?;
-        out.flush()?;
     }
-    Ok(())
 }
 
 fn print(page: &JournalPage, json: bool, out: &mut dyn Write) -> Result<(), Failure> {
