@@ -15,10 +15,7 @@ pub const fn add(a: u16, b: u16) -> u16 {
 #[inline(always)]
 pub const fn delta(old: u32, new: u32) -> u16 {
     let old = !old;
-    add(
-        add(old as u16, (old >> 16) as u16),
-        add(new as u16, (new >> 16) as u16),
-    )
+    add(add(old as u16, (old >> 16) as u16), add(new as u16, (new >> 16) as u16))
 }
 
 /// The same for one 16-bit word.

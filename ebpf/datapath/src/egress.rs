@@ -59,7 +59,8 @@ pub fn egress<'a, T: Tables, F: Frame>(
         }
         return sent;
     }
-    if open::is_group(packet.destination) || matches!(packet.kind, Kind::IcmpError | Kind::IcmpOther)
+    if open::is_group(packet.destination)
+        || matches!(packet.kind, Kind::IcmpError | Kind::IcmpOther)
     {
         return sent;
     }

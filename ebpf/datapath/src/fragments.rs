@@ -26,8 +26,7 @@ pub fn complete<T: Tables>(tables: &T, packet: &mut Packet, zone: u8) -> bool {
 #[inline(always)]
 pub fn remember<T: Tables>(tables: &T, packet: &Packet, zone: u8) {
     if matches!(packet.fragment, Fragment::First) {
-        let ports =
-            u32::from(packet.source_port) | u32::from(packet.destination_port) << 16;
+        let ports = u32::from(packet.source_port) | u32::from(packet.destination_port) << 16;
         insert(tables, packet.source, packet.destination, tail(packet, zone), ports);
     }
 }

@@ -57,7 +57,11 @@ pub(crate) fn key<F: Frame>(frame: &F, packet: &Packet, zone: u8) -> Option<Flow
 
 /// An error about what a service of the router sent (these are not flows).
 #[inline(always)]
-pub(crate) fn about_service<'a, T: Tables>(tables: &'a T, packet: &Packet, key: &FlowKey) -> Verdict<'a> {
+pub(crate) fn about_service<'a, T: Tables>(
+    tables: &'a T,
+    packet: &Packet,
+    key: &FlowKey,
+) -> Verdict<'a> {
     let quoted = Packet { protocol: key.protocol, kind: crate::Kind::EchoReply, ..*packet };
     let service = open::service_of(&quoted, key.destination_port);
     let reachable = tables.zone(key.zone).is_some_and(|zone| zone.services & service != 0);

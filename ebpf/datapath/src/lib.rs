@@ -9,11 +9,13 @@
 //! 3. The [`Verdict`] says where it goes. Nothing has been changed so far.
 //! 4. [`rewrite`] changes the packet. No lookup follows it.
 
-#![cfg_attr(not(any(test, feature = "simulation")), no_std)]
+#![cfg_attr(not(feature = "simulation"), no_std)]
 
 mod checksum;
 mod egress;
 mod fragments;
+#[cfg(feature = "simulation")]
+pub mod fuzz;
 mod icmp_error;
 mod ingress;
 mod ipv6;

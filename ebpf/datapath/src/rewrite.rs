@@ -122,12 +122,7 @@ fn translate<F: FrameMut>(
 /// that the error travels in; the quoted packet travelled in the other, so its destination is what
 /// this direction's source becomes.
 #[inline(always)]
-fn quoted<F: FrameMut>(
-    frame: &mut F,
-    flow: FlowRef<'_>,
-    protocol: u8,
-    length: u16,
-) -> Option<()> {
+fn quoted<F: FrameMut>(frame: &mut F, flow: FlowRef<'_>, protocol: u8, length: u16) -> Option<()> {
     // Change of all words behind the outer ICMP checksum.
     let mut change = add(flow.address_delta(), flow.port_delta());
     let inner_checksum = frame.u16(INNER_L3 + 10)?;

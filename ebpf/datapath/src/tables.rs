@@ -2,9 +2,7 @@
 
 use core::{marker::PhantomData, ptr::NonNull};
 
-use portcullis_datapath_abi::{
-    FlowEntry, FlowKey, FragmentKey, FragmentPorts, Interface, Zone,
-};
+use portcullis_datapath_abi::{FlowEntry, FlowKey, FragmentKey, FragmentPorts, Interface, Zone};
 
 /// Why a flow was not inserted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
