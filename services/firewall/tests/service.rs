@@ -1,0 +1,275 @@
+//! The whole service as init runs it: a process of its own as user 103 with three capabilities,
+//! between a config and a network service that this test plays. Needs root, util-linux (nsenter,
+//! setpriv), ping, iproute2.
+#![allow(clippy::print_stdout, reason = "a test harness of its own")]
+
+use std::{
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitCode, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use portcullis_bus::{
+    config::{ApplyReport, Config1, ConfigApi, ConfigStatus, Problem},
+    firewall::FirewallBusProxy,
+    network::{InterfaceStatus, Network1, NetworkApi, WanLease},
+    server::{Callers, Notifier, Server},
+};
+use portcullis_model::{Document, part::FirewallPart};
+use portcullis_netns::{Namespace, execute};
+use tokio::net::UnixListener;
+
+const ROLE: &str = "PORTCULLIS_TEST_ROLE";
+const USER: u32 = 103;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn main() -> ExitCode {
+    if std::env::var_os(ROLE).is_some() {
+        return portcullis_firewall::main();
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--list") {
+        println!("service_as_init_runs_it: test");
+        return ExitCode::SUCCESS;
+    }
+    let started = Instant::now();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let outcome = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(story()));
+    match outcome {
+        Ok(()) => {
+            println!("test service_as_init_runs_it ... ok ({:.1?})", started.elapsed());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("test service_as_init_runs_it ... FAILED\n{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct FakeConfig(Mutex<FirewallPart>);
+
+#[async_trait::async_trait]
+impl ConfigApi for FakeConfig {
+    async fn document(&self) -> portcullis_bus::Result<String> {
+        Ok(String::new())
+    }
+    async fn status(&self) -> portcullis_bus::Result<ConfigStatus> {
+        Err(portcullis_bus::Error::Failed("not played".to_owned()))
+    }
+    async fn check(&self, _: String) -> portcullis_bus::Result<Vec<Problem>> {
+        Ok(Vec::new())
+    }
+    async fn apply(&self, _: String) -> portcullis_bus::Result<ApplyReport> {
+        Err(portcullis_bus::Error::Failed("not played".to_owned()))
+    }
+    async fn part(&self, service: String) -> portcullis_bus::Result<String> {
+        assert_eq!(service, "firewall");
+        let part = self.0.lock().map_err(|_| portcullis_bus::Error::Failed(String::new()))?;
+        serde_json::to_string(&*part).map_err(|e| portcullis_bus::Error::Failed(e.to_string()))
+    }
+}
+
+struct FakeNetwork(Mutex<Vec<InterfaceStatus>>);
+
+#[async_trait::async_trait]
+impl NetworkApi for FakeNetwork {
+    async fn apply(&self, _: String) -> portcullis_bus::Result<()> {
+        Ok(())
+    }
+    async fn interfaces(&self) -> portcullis_bus::Result<Vec<InterfaceStatus>> {
+        let interfaces = self.0.lock().map_err(|_| portcullis_bus::Error::Failed(String::new()))?;
+        Ok(interfaces.clone())
+    }
+    async fn wan_leases(&self) -> portcullis_bus::Result<Vec<WanLease>> {
+        Ok(Vec::new())
+    }
+}
+
+/// The pins, which go away with the test.
+struct Pins(PathBuf);
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The service's process.
+struct Process(Child);
+
+impl Process {
+    fn start(router: &Namespace, run: &Path, pins: &Path) -> Result<Self> {
+        let program = std::env::current_exe()?;
+        let child = Command::new("nsenter")
+            .arg(format!("--net=/run/netns/{}", router.name()))
+            .args(["setpriv", &format!("--reuid={USER}"), &format!("--regid={USER}")])
+            .args(["--clear-groups", "--no-new-privs"])
+            .arg("--inh-caps=-all,+bpf,+net_admin,+perfmon")
+            .arg("--ambient-caps=-all,+bpf,+net_admin,+perfmon")
+            .arg("--bounding-set=-all,+bpf,+net_admin,+perfmon")
+            .arg(program)
+            .env(ROLE, "service")
+            .env("PORTCULLIS_RUN_DIR", run)
+            .env("PORTCULLIS_BPF_DIR", pins)
+            .stdin(Stdio::null())
+            .spawn()
+            .context("nsenter")?;
+        Ok(Self(child))
+    }
+
+    fn kill(mut self) -> Result<()> {
+        self.0.kill()?;
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn story() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let bus = folder.path().join("bus");
+    std::fs::create_dir(&bus)?;
+    for path in [folder.path(), &bus] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))?;
+    }
+    let mounts = std::fs::read_to_string("/proc/mounts")?;
+    if !mounts.lines().any(|line| line.split(' ').nth(1) == Some("/sys/fs/bpf")) {
+        execute(Command::new("mount").args(["-t", "bpf", "bpf", "/sys/fs/bpf"]))?;
+    }
+    let pins = Pins(PathBuf::from(format!("/sys/fs/bpf/pc-service-{}", std::process::id())));
+    std::fs::create_dir(&pins.0)?;
+    chown(&pins.0, Some(USER), Some(USER))?;
+
+    let router = Namespace::new("fwsvc")?;
+    let host = Namespace::new("fwhost")?;
+    let server = Namespace::new("fwsrv")?;
+    router.join("lan", &host, "eth0")?;
+    router.join("eth0", &server, "eth0")?;
+    router.address("lan", "192.168.77.1/24")?;
+    router.address("eth0", "198.51.100.2/24")?;
+    host.address("eth0", "192.168.77.100/24")?;
+    host.run("ip route add default via 192.168.77.1")?;
+    server.address("eth0", "198.51.100.10/24")?;
+    router.run("sysctl -qw net.ipv4.ip_forward=0")?;
+
+    let part = FirewallPart::of(&Document::parse("")?);
+    let config = Arc::new(FakeConfig(Mutex::new(part.clone())));
+    let network = Arc::new(FakeNetwork(Mutex::new(interfaces(&router, "198.51.100.2")?)));
+    serve(&bus, "config", Config1(config.clone()))?;
+    let network_changed = serve(&bus, "network", Network1(network.clone()))?;
+
+    println!("  starts with the capabilities of its manifest and opens forwarding when it filters");
+    let service = Process::start(&router, folder.path(), &pins.0)?;
+    let firewall = connect(&bus).await?;
+    until("four attachments", async || Ok(firewall.attachments().await?.len() == 4)).await?;
+    until("forwarding", async || {
+        Ok(router.run("cat /proc/sys/net/ipv4/ip_forward")?.trim() == "1")
+    })
+    .await?;
+    host.run("ping -c 1 -W 2 198.51.100.10")?;
+    let page = firewall.flows(10).await?;
+    ensure!(page.total == 1 && page.capacity == u64::from(part.max_flows), "{page:?}");
+
+    println!("  killed: packets and flows go on, and it takes them over again");
+    service.kill()?;
+    host.run("ping -c 1 -W 2 198.51.100.10")?;
+    let _service = Process::start(&router, folder.path(), &pins.0)?;
+    let firewall = connect(&bus).await?;
+    until("four attachments", async || Ok(firewall.attachments().await?.len() == 4)).await?;
+    ensure!(firewall.flows(10).await?.total == 2, "the flows of both pings");
+    let forwarded = firewall.counters().await?;
+    let forwarded = forwarded.iter().find(|counter| counter.name == "forwarded");
+    ensure!(forwarded.is_some_and(|counter| counter.packets == 4), "{forwarded:?}");
+
+    println!("  another WAN address: flows of the old one are gone at once");
+    router.run("ip address del 198.51.100.2/24 dev eth0")?;
+    router.run("ip address add 198.51.100.3/24 dev eth0")?;
+    *network.0.lock().map_err(|_| anyhow::anyhow!("poisoned"))? =
+        interfaces(&router, "198.51.100.3")?;
+    network_changed.changed().await;
+    until("an empty flow table", async || Ok(firewall.flows(10).await?.total == 0)).await?;
+    host.run("ping -c 1 -W 2 198.51.100.10")?;
+    let page = firewall.flows(10).await?;
+    ensure!(page.flows.iter().all(|flow| flow.translated_source.starts_with("198.51.100.3:")));
+
+    println!("  a new part: the policy changes, established flows stay, another table size too");
+    let mut closed = part.clone();
+    closed.policies.clear();
+    closed.max_flows = 8192;
+    firewall.apply(serde_json::to_string(&closed)?).await?;
+    let page = firewall.flows(10).await?;
+    ensure!(page.capacity == 8192 && page.total == 1, "{page:?}");
+    let reached = host.command("ping").args(["-c", "1", "-W", "1", "198.51.100.10"]).output()?;
+    ensure!(!reached.status.success(), "no policy allows it any more");
+    ensure!(firewall.apply("{}".to_owned()).await.is_err(), "nonsense is refused");
+    Ok(())
+}
+
+fn interfaces(router: &Namespace, wan: &str) -> Result<Vec<InterfaceStatus>> {
+    [("lan", "lan", "192.168.77.1"), ("wan", "eth0", wan)]
+        .into_iter()
+        .map(|(name, device, address)| {
+            let index = router.run(&format!("cat /sys/class/net/{device}/ifindex"))?;
+            Ok(InterfaceStatus {
+                name: name.to_owned(),
+                device: device.to_owned(),
+                index: index.trim().parse()?,
+                zone: name.to_owned(),
+                addresses: vec![format!("{address}/24")],
+                ..InterfaceStatus::default()
+            })
+        })
+        .collect()
+}
+
+fn serve<I>(bus: &Path, name: &str, object: I) -> Result<Notifier<I>>
+where
+    I: zbus::object_server::Interface + portcullis_bus::server::Signals + Clone,
+{
+    let path = bus.join(format!("{name}.sock"));
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))?;
+    let server = Server::new(object, Callers::SocketModeDecides);
+    let notifier = server.notifier();
+    tokio::spawn(server.run(listener));
+    Ok(notifier)
+}
+
+async fn connect(bus: &Path) -> Result<FirewallBusProxy<'static>> {
+    let path = bus.join("firewall.sock");
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match std::os::unix::net::UnixStream::connect(&path) {
+            Ok(stream) => {
+                let connection =
+                    zbus::connection::Builder::unix_stream(stream).p2p().build().await?;
+                return Ok(FirewallBusProxy::new(&connection).await?);
+            }
+            Err(error) if Instant::now() > end => bail!("{}: {error}", path.display()),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+async fn until(what: &str, mut condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let reached = condition().await;
+        match reached {
+            Ok(true) => return Ok(()),
+            Ok(false) if Instant::now() > end => bail!("not within {PATIENCE:?}: {what}"),
+            Err(error) if Instant::now() > end => return Err(error.context(what.to_owned())),
+            _ => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
