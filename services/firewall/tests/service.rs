@@ -36,7 +36,8 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let started = Instant::now();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let outcome = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(story()));
     match outcome {
         Ok(()) => {
@@ -172,9 +173,10 @@ async fn story() -> Result<()> {
     let service = Process::start(&router, folder.path(), &pins.0)?;
     let firewall = connect(&bus).await?;
     until("four attachments", async || Ok(firewall.attachments().await?.len() == 4)).await?;
-    until("forwarding", async || {
-        Ok(router.run("cat /proc/sys/net/ipv4/ip_forward")?.trim() == "1")
-    })
+    until(
+        "forwarding",
+        async || Ok(router.run("cat /proc/sys/net/ipv4/ip_forward")?.trim() == "1"),
+    )
     .await?;
     host.run("ping -c 1 -W 2 198.51.100.10")?;
     let page = firewall.flows(10).await?;

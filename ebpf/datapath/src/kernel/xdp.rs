@@ -57,9 +57,14 @@ pub fn xdp_ingress(context: XdpContext) -> u32 {
     let mut frame = Buffer { data: context.data(), end: context.data_end() };
     let maps = Maps::new(context.as_ptr());
     // The driver has not compared the destination with the device's address yet.
-    let (Some(known), Some(high), Some(low)) =
-        (maps.interface(interface), frame.u32(0), frame.u16(4))
-    else {
+    // One question after the other: joined conditions become code that the verifier refuses.
+    let Some(low) = frame.u16(4) else {
+        return xdp_action::XDP_PASS;
+    };
+    let Some(high) = frame.u32(0) else {
+        return xdp_action::XDP_PASS;
+    };
+    let Some(known) = maps.interface(interface) else {
         return xdp_action::XDP_PASS;
     };
     let [a, b, c, d, e, f] = known.mac;
