@@ -90,8 +90,10 @@ fn prepare(problems: &mut Vec<String>, journal: &Journal) -> Prepared {
         .ok()
         .and_then(|bytes| serde_json::from_slice::<Handover>(&bytes).ok());
     let _ = fs::remove_file(places::HANDOVER);
+    let mut steps = Steps::default();
     sysctl::harden();
     set_clock();
+    steps.done("settings");
     let sys = Path::new("/sys");
     let mut loader = Loader::new(Path::new(places::MODULES))
         .inspect_err(|error| tracing::warn!(%error, "no kernel modules"))
@@ -101,6 +103,7 @@ fn prepare(problems: &mut Vec<String>, journal: &Journal) -> Prepared {
             tracing::warn!(%error, "driver not loaded");
         }
     }
+    steps.done("drivers");
     match nics::order(sys) {
         Ok(renamed) if renamed.is_empty() => {}
         Ok(renamed) => tracing::info!(devices = renamed.join(" "), "network devices renamed"),
@@ -116,11 +119,13 @@ fn prepare(problems: &mut Vec<String>, journal: &Journal) -> Prepared {
             .inspect_err(|error| tracing::error!(%error, "the running slot is not known"))
             .ok()
     });
+    steps.done("names and modules");
     let data_mounted = open_data(running.as_ref(), loader.as_mut(), problems);
     if data_mounted {
         let folder = Path::new(places::INIT_STATE);
         use_data(folder, journal);
     }
+    steps.done("data");
     if let Some(loader) = &mut loader {
         match volume::fetch(sys, &Places::appliance().run.join("volume"), loader) {
             Ok(Some(device)) => tracing::info!(device, "configuration volume found"),
@@ -128,7 +133,35 @@ fn prepare(problems: &mut Vec<String>, journal: &Journal) -> Prepared {
             Err(error) => tracing::warn!(%error, "configuration volume is not used"),
         }
     }
+    steps.done("volume");
+    tracing::info!(milliseconds = steps.line(), "prepared");
     Prepared { handover, manifests, running, data_mounted, problems: std::mem::take(problems) }
+}
+
+/// How long each step of the preparation took.
+struct Steps {
+    since: Duration,
+    taken: Vec<(&'static str, Duration)>,
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self { since: since_start(), taken: Vec::new() }
+    }
+}
+
+impl Steps {
+    fn done(&mut self, step: &'static str) {
+        let now = since_start();
+        self.taken.push((step, now.saturating_sub(self.since)));
+        self.since = now;
+    }
+
+    fn line(&self) -> String {
+        let parts: Vec<String> =
+            self.taken.iter().map(|(step, took)| format!("{step} {}", took.as_millis())).collect();
+        parts.join(", ")
+    }
 }
 
 /// The modules that manifests name.

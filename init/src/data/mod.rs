@@ -16,11 +16,7 @@ mod table;
 
 pub use table::grow_partition;
 
-use std::{
-    fs::File,
-    io::{self, Read, Seek, SeekFrom, Write},
-    path::Path,
-};
+use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
 use rustix::mount::{MountFlags, mount};
 
@@ -105,26 +101,52 @@ fn mount_ext4(node: &Path, target: &Path) -> Result<(), rustix::io::Errno> {
     mount(node, target, c"ext4", flags, c"errors=remount-ro")
 }
 
-/// Copies the template, its first block (with the superblock) last.
+/// Unit of copying, in bytes.
+const PIECE: usize = 64 * 1024;
+
+/// Copies the template, its first piece (with the superblock) last.
 fn copy_template(template: &Path, node: &Path) -> Result<(), DataError> {
-    const FIRST: u64 = 4096;
     let what = || format!("copying {} to {}", template.display(), node.display());
     let copy = || {
-        let mut from = File::open(template)?;
-        let mut to = File::options().write(true).open(node)?;
-        let mut first = [0; FIRST as usize];
-        from.read_exact(&mut first)?;
-        // Not even half an old superblock may stand while the rest is written.
-        to.write_all(&[0; FIRST as usize])?;
+        let from = File::open(template)?;
+        let length = from.metadata()?.len();
+        let to = File::options().write(true).open(node)?;
+        // Not even half an old superblock may stand while the rest is written. The kernel zeroes
+        // without moving data where the disk can do it, and most of the template is zeros.
+        rustix::fs::fallocate(&to, rustix::fs::FallocateFlags::ZERO_RANGE, 0, length)?;
+        let mut first = [0; PIECE];
+        let mut piece = [0; PIECE];
+        let mut offset = 0;
+        let first_length = read_piece(&from, &mut first, offset)?;
+        offset += first_length as u64;
+        loop {
+            let count = read_piece(&from, &mut piece, offset)?;
+            let bytes = piece.get(..count).unwrap_or_default();
+            if bytes.is_empty() {
+                break;
+            }
+            if bytes.iter().any(|&b| b != 0) {
+                to.write_all_at(bytes, offset)?;
+            }
+            offset += count as u64;
+        }
         to.sync_all()?;
-        to.seek(SeekFrom::Start(FIRST))?;
-        io::copy(&mut from, &mut to)?;
-        to.sync_all()?;
-        to.seek(SeekFrom::Start(0))?;
-        to.write_all(&first)?;
+        to.write_all_at(first.get(..first_length).unwrap_or_default(), 0)?;
         to.sync_all()
     };
     copy().map_err(|source| DataError::Io { what: what(), source })
+}
+
+/// Fills `piece` from `offset`; less only at the end of the file.
+fn read_piece(from: &File, piece: &mut [u8; PIECE], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = piece.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match from.read_at(rest, offset + filled as u64)? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    Ok(filled)
 }
 
 /// Grows the mounted file system to the size of its partition; returns its new size in bytes, or
@@ -142,14 +164,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_superblock_is_written_and_what_follows_stays() {
+    fn the_template_is_copied_whole_and_what_follows_it_stays() {
         let folder = tempfile::tempdir().unwrap();
         let (template, node) = (folder.path().join("t"), folder.path().join("n"));
-        let content: Vec<u8> = (0..20_000_u32).map(|n| (n % 251) as u8).collect();
+        let mut content: Vec<u8> = (0..400_000_u32).map(|n| (n % 251) as u8).collect();
+        // Zeros in the template replace what was there, too.
+        content[PIECE..3 * PIECE].fill(0);
         std::fs::write(&template, &content).unwrap();
-        std::fs::write(&node, vec![0xff; 30_000]).unwrap();
+        std::fs::write(&node, vec![0xff; 500_000]).unwrap();
         copy_template(&template, &node).unwrap();
         let result = std::fs::read(&node).unwrap();
-        assert!(result[..20_000] == content && result[20_000..].iter().all(|&b| b == 0xff));
+        assert!(result[..400_000] == content && result[400_000..].iter().all(|&b| b == 0xff));
     }
 }
