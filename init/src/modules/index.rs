@@ -91,7 +91,7 @@ impl Index {
             return;
         }
         let Some(module) = self.modules.get(&name) else {
-            for (_, target) in self.aliases.iter().filter(|(alias, _)| *alias == name) {
+            for (_, target) in self.aliases.iter().filter(|(alias, _)| canonical(alias) == name) {
                 self.collect(target, seen, order);
             }
             return;
