@@ -62,13 +62,26 @@ pub struct Site {
 }
 
 impl Site {
-    /// Everything connected, the datapath attached with the default policy.
+    /// Everything connected, the LAN as a bridge like in the appliance, the datapath attached with
+    /// the default policy.
     pub fn new() -> Result<Self> {
+        Self::with_lan(true)
+    }
+
+    /// The same, but the LAN may be a plain veth device, which has XDP.
+    pub fn with_lan(bridge: bool) -> Result<Self> {
         let host = Namespace::new("host")?;
         let router = Namespace::new("rtr")?;
         let provider = Namespace::new("isp")?;
         let server = Namespace::new("srv")?;
-        router.join("lan", &host, "eth0")?;
+        if bridge {
+            router.join("eth1", &host, "eth0")?;
+            router.run("ip link add lan type bridge")?;
+            router.run("ip link set eth1 master lan")?;
+            router.run("ip link set lan up")?;
+        } else {
+            router.join("lan", &host, "eth0")?;
+        }
         router.join("eth0", &provider, "access")?;
         provider.join("core", &server, "eth0")?;
 
