@@ -467,9 +467,10 @@ fn the_dhcp_client_of_the_router_is_answered_and_nobody_else() -> Result<()> {
 #[test]
 fn priority_tags_do_not_carry_packets_past_the_filter() -> Result<()> {
     let mut site = Site::new()?;
-    let lan = site.interfaces()?.into_iter().find(|status| status.name == "lan").context("lan")?;
     let mut wire = site.router.tap("eth2", false)?;
     site.router.run("ip link set eth2 master lan")?;
+    // Only now: a bridge takes the lowest address of its ports.
+    let lan = site.interfaces()?.into_iter().find(|status| status.name == "lan").context("lan")?;
     let mut frame = |tags: &[u16]| -> Result<()> {
         let mut bytes = Vec::new();
         for byte in lan.mac.split(':') {
