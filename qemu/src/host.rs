@@ -19,7 +19,7 @@ deconfig)
     ip address flush dev "$interface"
     ip link set "$interface" up ;;
 bound|renew)
-    ip address replace "$ip/$mask" valid_lft "$lease" dev "$interface"
+    ip address replace "$ip/$mask" dev "$interface" valid_lft "$lease" preferred_lft "$lease"
     for hop in $router; do ip route replace default via "$hop" dev "$interface"; done
     env > "$PORTCULLIS_LEASE_FILE" ;;
 esac
