@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +12,9 @@ use crate::{Console, Disk, Host, Internet, Nic, Vm, VmSettings};
 
 /// How long a boot may take until the page answers, under emulation on a busy machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
+
+/// Prompt of the appliance's console.
+const PROMPT: &str = "pctl>";
 
 /// The lab. The appliance has three NICs: WAN, and two on the LAN with one host each.
 #[derive(Debug)]
@@ -121,33 +124,63 @@ impl Lab {
         Ok(())
     }
 
-    /// Executes a `pctl` command on the serial console and returns what it printed.
+    /// Executes a `pctl` command on the serial console and returns what it printed, among what
+    /// else came on the console meanwhile.
     ///
     /// # Errors
     /// If no prompt comes.
     pub fn pctl(&self, command: &str) -> Result<String> {
-        const PROMPT: &str = "pctl>";
+        let console = self.console()?;
+        self.prompt()?;
+        let start = console.mark();
+        console.send(&format!("{command}\r"))?;
+        self.output_after(start, command)
+    }
+
+    /// Executes a `pctl` command that reads a document from the console (`config apply -`).
+    ///
+    /// # Errors
+    /// If the command does not ask for a document, or no prompt comes.
+    pub fn pctl_with_document(&self, command: &str, document: &str) -> Result<String> {
+        let console = self.console()?;
+        self.prompt()?;
+        let start = console.mark();
+        console.send(&format!("{command}\r"))?;
+        console.wait_after(start, "a line with a single .", Duration::from_secs(10))?;
+        let start = console.mark();
+        console.send(&document.replace('\n', "\r"))?;
+        console.send(".\r")?;
+        self.output_after(start, ".")
+    }
+
+    /// Makes the console show its prompt.
+    fn prompt(&self) -> Result<()> {
         let console = self.console()?;
         let mark = console.mark();
         console.send("\r")?;
-        console.wait_after(mark, PROMPT, Duration::from_secs(10))?;
-        // An odd word that is no command separates the output from what came before.
-        let start = console.mark();
-        console.send(&format!("{command}\r"))?;
-        let end = std::time::Instant::now() + Duration::from_secs(30);
+        console.wait_after(mark, PROMPT, Duration::from_secs(10)).map(drop)
+    }
+
+    /// What came after the echo of `typed`, once a prompt has come and nothing more follows it.
+    fn output_after(&self, start: usize, typed: &str) -> Result<String> {
+        const QUIET: Duration = Duration::from_millis(400);
+        let console = self.console()?;
+        let end = Instant::now() + Duration::from_secs(30);
+        let (mut seen, mut since) = (String::new(), Instant::now());
         loop {
             let lines = console.lines();
-            let after: Vec<_> = lines.iter().skip(start).map(|line| line.text.as_str()).collect();
-            let echo =
-                after.iter().position(|text| text.contains(PROMPT) && text.contains(command));
-            let done = after.iter().rposition(|text| text.trim() == PROMPT);
-            if let (Some(echo), Some(done)) = (echo, done)
-                && done > echo
-            {
-                return Ok(after.get(echo + 1..done).unwrap_or_default().join("\n"));
+            let mut after = lines.iter().skip(start).map(|line| line.text.as_str());
+            let output = match after.find(|text| text.contains(typed)) {
+                Some(_echo) => after.collect::<Vec<_>>().join("\n"),
+                None => String::new(),
+            };
+            if output != seen {
+                (seen, since) = (output, Instant::now());
+            } else if since.elapsed() > QUIET && seen.lines().any(|text| text.starts_with(PROMPT)) {
+                return Ok(seen);
             }
-            if std::time::Instant::now() > end {
-                bail!("`pctl {command}` did not end:\n{}", console.tail());
+            if Instant::now() > end {
+                bail!("`{typed}` on the console did not end:\n{}", console.tail());
             }
             std::thread::sleep(Duration::from_millis(50));
         }

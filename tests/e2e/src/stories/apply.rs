@@ -13,8 +13,7 @@ pub fn at_run_time(scene: &mut Scene) -> Result<()> {
     let shown = scene.lab.pctl("config show")?;
     ensure!(shown.contains("hostname = \"portcullis\""), "config show:\n{shown}");
 
-    let bad = pipe(
-        scene,
+    let bad = scene.lab.pctl_with_document(
         "config check -",
         "[dhcp.lan]\npool = { start = \"10.0.0.1\", end = \"10.0.0.9\" }\n",
     )?;
@@ -22,7 +21,7 @@ pub fn at_run_time(scene: &mut Scene) -> Result<()> {
 
     let firewall_before = pid(scene, "firewall")?;
     let document = "[system]\nhostname = \"gate\"\n[dhcp.lan]\npool = { start = \"192.168.77.200\", end = \"192.168.77.210\" }\n";
-    let said = pipe(scene, "config apply -", document)?;
+    let said = scene.lab.pctl_with_document("config apply -", document)?;
     let status = host.wait_for_status("document applied", Duration::from_secs(10), |status| {
         status.to_string().contains("\"gate\"")
             || status.pointer("/config/generation").and_then(Value::as_u64) >= Some(1)
@@ -37,15 +36,10 @@ pub fn at_run_time(scene: &mut Scene) -> Result<()> {
     host.get(&format!("http://{}/", addresses::SITE_NAME))?;
 
     // Back to the defaults for the stories that follow.
-    pipe(scene, "config apply -", "version = 1\n")?;
+    scene.lab.pctl_with_document("config apply -", "version = 1\n")?;
     host.forget()?;
     host.lease_by_udhcpc("pc", Duration::from_secs(20))?;
     Ok(())
-}
-
-/// Types a command whose input ends with a line that holds a dot.
-fn pipe(scene: &Scene, command: &str, input: &str) -> Result<String> {
-    scene.lab.pctl(&format!("{command}\r{}.", input.replace('\n', "\r")))
 }
 
 fn pid(scene: &Scene, name: &str) -> Result<u64> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use portcullis_netns::{Running, execute};
 use portcullis_qemu::Host;
 use serde_json::Value;
@@ -112,13 +112,14 @@ fn in_pool(address: &str) -> Result<()> {
 fn listed(host: &Host, address: &str, name: &str) -> Result<()> {
     let output = execute(host.namespace().command("cat").arg("/sys/class/net/eth0/address"))?;
     let mac = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    let status = host.status()?;
-    let leases = status.pointer("/leases").and_then(Value::as_array).context("no leases")?;
-    let found = leases.iter().any(|lease| {
-        lease.get("address").and_then(Value::as_str) == Some(address)
-            && lease.get("mac").and_then(Value::as_str) == Some(&mac)
-            && lease.get("hostname").and_then(Value::as_str) == Some(name)
-    });
-    ensure!(found, "no lease of {address} to {mac} ({name}) in {leases:#?}");
+    let limit = Duration::from_secs(5);
+    host.wait_for_status(&format!("a lease of {address} to {mac}, {name}"), limit, |status| {
+        let leases = status.pointer("/leases").and_then(Value::as_array);
+        leases.into_iter().flatten().any(|lease| {
+            lease.get("address").and_then(Value::as_str) == Some(address)
+                && lease.get("mac").and_then(Value::as_str) == Some(&mac)
+                && lease.get("hostname").and_then(Value::as_str) == Some(name)
+        })
+    })?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Services die and come back; what flows goes on flowing.
 
 use std::{
+    io::Read,
     process::{Child, Stdio},
     time::{Duration, Instant},
 };
@@ -86,6 +87,13 @@ struct Flow {
     seconds: u64,
 }
 
+impl Drop for Flow {
+    fn drop(&mut self) {
+        let _ = self.curl.kill();
+        let _ = self.curl.wait();
+    }
+}
+
 impl Flow {
     fn start(host: &Host, seconds: u64) -> Result<Self> {
         let url = format!("http://{}/slow/{seconds}", addresses::SITE);
@@ -102,12 +110,13 @@ impl Flow {
     }
 
     /// Waits for its regular end: a byte lost or a connection reset is an error.
-    fn finish(self) -> Result<()> {
-        let seconds = self.seconds;
-        let output = self.curl.wait_with_output()?;
-        ensure!(output.status.success(), "the flow broke: curl: {}", output.status);
-        let length = output.stdout.len() as u64;
-        ensure!(length == seconds * 10, "{length} of {} bytes arrived", seconds * 10);
+    fn finish(mut self) -> Result<()> {
+        let mut body = Vec::new();
+        self.curl.stdout.take().context("curl without output")?.read_to_end(&mut body)?;
+        let status = self.curl.wait()?;
+        ensure!(status.success(), "the flow broke: curl: {status}");
+        let (length, sent) = (body.len() as u64, self.seconds * 10);
+        ensure!(length == sent, "{length} of {sent} bytes arrived");
         Ok(())
     }
 }
