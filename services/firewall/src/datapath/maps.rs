@@ -110,6 +110,21 @@ impl Maps {
         Ok(Some(&walk.entries))
     }
 
+    /// Takes over the zone ids and the route generation of another set of maps, where this one has
+    /// none yet.
+    pub(super) fn adopt_zones_of(&mut self, old: &Self) -> Result<()> {
+        for ((id, mine), theirs) in (0_u32..).zip(self.zones()?).zip(old.zones()?) {
+            if mine == Zone::default() && theirs != mine {
+                self.set_zone(id, &theirs)?;
+            }
+        }
+        let (mine, theirs) = (self.config()?, old.config()?);
+        if mine.generation < theirs.generation {
+            self.set_config(&theirs)?;
+        }
+        Ok(())
+    }
+
     /// Copies all flows of another table that are not in this one yet; returns how many entries.
     pub(super) fn copy_flows_of(&self, old: &Self) -> Result<usize> {
         let mut flows: HashMap<MapData, FlowKey, FlowEntry> = {

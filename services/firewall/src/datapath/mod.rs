@@ -136,7 +136,7 @@ impl Datapath {
                 .map_err(|source| DatapathError::Program { name, source: Box::new(source) })?;
         }
         let maps = Maps::open(&folder)?;
-        let this = Self { programs, maps, links, folder, pins: pins.to_owned(), max_flows };
+        let mut this = Self { programs, maps, links, folder, pins: pins.to_owned(), max_flows };
         this.carry_flows_over()?;
         Ok(this)
     }
@@ -205,13 +205,15 @@ impl Datapath {
         links::list(&self.links)
     }
 
-    /// Copies the flows of tables of another size.
-    fn carry_flows_over(&self) -> Result<()> {
+    /// Copies the flows of tables of another size, with what gives them their meaning: the ids of
+    /// zones, and the generation that their cached next hops are of.
+    fn carry_flows_over(&mut self) -> Result<()> {
         for folder in self.other_map_folders() {
             let same_layout = folder.file_name().is_some_and(|name| {
                 name.to_string_lossy().starts_with(&format!("maps-{LAYOUT:08x}-"))
             });
             if same_layout && let Ok(old) = Maps::open(&folder) {
+                self.maps.adopt_zones_of(&old)?;
                 let copied = self.maps.copy_flows_of(&old)?;
                 tracing::info!(copied, from = %folder.display(), "flow entries carried over");
             }
