@@ -190,9 +190,12 @@ impl Compiler<'_> {
     /// and no path of the machine that builds.
     fn rust_flags(&self, program: Program) -> Result<String> {
         let mut flags = match program {
-            Program::Portcullis | Program::StageOne => {
-                vec!["-Ctarget-feature=+crt-static".to_owned()]
-            }
+            Program::Portcullis | Program::StageOne => vec![
+                "-Ctarget-feature=+crt-static".to_owned(),
+                // A static program cannot look the function up at run time and would poll /dev/random, for ever on a
+                // machine whose processor has no random numbers: only the system call makes the kernel gather some.
+                "--cfg=getrandom_backend=\"linux_getrandom\"".to_owned(),
+            ],
             Program::BootManager => Vec::new(),
         };
         for (from, to) in self.path_map()? {
