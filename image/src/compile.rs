@@ -100,6 +100,7 @@ impl Compiler<'_> {
             self.target(program).to_owned(),
             self.profile(program).to_owned(),
             self.slot_keys(program),
+            fixed_flags(program).join(" "),
         ];
         sources::digest(self.checkout, self.metadata, program.package(), &settings)
     }
@@ -189,15 +190,7 @@ impl Compiler<'_> {
     /// Flags for the target alone (build scripts run on the host), as a line of Cargo configuration: static linking,
     /// and no path of the machine that builds.
     fn rust_flags(&self, program: Program) -> Result<String> {
-        let mut flags = match program {
-            Program::Portcullis | Program::StageOne => vec![
-                "-Ctarget-feature=+crt-static".to_owned(),
-                // A static program cannot look the function up at run time and would poll /dev/random, for ever on a
-                // machine whose processor has no random numbers: only the system call makes the kernel gather some.
-                "--cfg=getrandom_backend=\"linux_getrandom\"".to_owned(),
-            ],
-            Program::BootManager => Vec::new(),
-        };
+        let mut flags: Vec<String> = fixed_flags(program).iter().map(|&flag| flag.into()).collect();
         for (from, to) in self.path_map()? {
             flags.push(format!("--remap-path-prefix={from}={to}"));
         }
@@ -243,5 +236,19 @@ impl Compiler<'_> {
                 Err(from) => bail!("the folder {} has a path that is not UTF-8", from.display()),
             })
             .collect()
+    }
+}
+
+/// The compiler flags that are the same on every machine.
+fn fixed_flags(program: Program) -> &'static [&'static str] {
+    match program {
+        Program::Portcullis | Program::StageOne => &[
+            "-Ctarget-feature=+crt-static",
+            // A static program cannot look the function up at run time and would poll /dev/random,
+            // for ever on a machine whose processor has no random numbers: only the system call
+            // makes the kernel gather some.
+            "--cfg=getrandom_backend=\"linux_getrandom\"",
+        ],
+        Program::BootManager => &[],
     }
 }
