@@ -11,13 +11,15 @@ const SIZE: u64 = 16 << 20;
 /// Block groups are described where they are (`meta_bg`) instead of in a reserved area, so that it may grow without an
 /// end. A whole group of 128 MiB will have as many inodes as this beginning of one. Inode tables and journal are
 /// written out: nothing is left for the kernel to do in the background.
-const OPTIONS: [&str; 17] = [
+const OPTIONS: [&str; 19] = [
     "-q",
     "-F",
     "-t",
     "ext4",
     "-b",
     "4096",
+    "-I",
+    "256",
     "-i",
     "4096",
     "-m",
@@ -64,6 +66,8 @@ mod tests {
         let first = template(1_700_000_000).unwrap();
         std::thread::sleep(std::time::Duration::from_millis(1100));
         assert!(first == template(1_700_000_000).unwrap());
+        // s_inode_size of the superblock: smaller inodes cannot hold a time after 2038.
+        assert_eq!(first[1024 + 88..][..2], 256_u16.to_le_bytes());
 
         let folder = tempfile::tempdir().unwrap();
         let image = folder.path().join("data");
