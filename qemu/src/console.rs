@@ -79,6 +79,11 @@ impl Console {
         self.shared.lock().lines.len().saturating_sub(1)
     }
 
+    /// Characters so far.
+    pub fn length(&self) -> usize {
+        self.shared.lock().lines.iter().map(|line| line.text.len() + 1).sum()
+    }
+
     /// Waits for a line that contains `text`, from the beginning.
     ///
     /// # Errors

@@ -13,6 +13,9 @@ use crate::{Console, Disk, Host, Internet, Nic, Vm, VmSettings};
 /// How long a boot may take until the page answers, under emulation on a busy machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 
+/// How long the console says nothing before it is taken to wait for input.
+const QUIET: Duration = Duration::from_millis(400);
+
 /// Prompt of the appliance's console.
 const PROMPT: &str = "pctl>";
 
@@ -153,17 +156,26 @@ impl Lab {
         self.output_after(start, ".")
     }
 
-    /// Makes the console show its prompt.
+    /// Makes the console show its prompt, and waits until nothing more comes: an echo that a
+    /// prompt breaks into could not be found again.
     fn prompt(&self) -> Result<()> {
         let console = self.console()?;
         let mark = console.mark();
         console.send("\r")?;
-        console.wait_after(mark, PROMPT, Duration::from_secs(10)).map(drop)
+        console.wait_after(mark, PROMPT, Duration::from_secs(10))?;
+        let end = Instant::now() + Duration::from_secs(5);
+        let (mut seen, mut since) = (console.length(), Instant::now());
+        while since.elapsed() < QUIET && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(50));
+            if console.length() != seen {
+                (seen, since) = (console.length(), Instant::now());
+            }
+        }
+        Ok(())
     }
 
     /// What came after the echo of `typed`, once a prompt has come and nothing more follows it.
     fn output_after(&self, start: usize, typed: &str) -> Result<String> {
-        const QUIET: Duration = Duration::from_millis(400);
         let console = self.console()?;
         let end = Instant::now() + Duration::from_secs(30);
         let (mut seen, mut since) = (String::new(), Instant::now());
