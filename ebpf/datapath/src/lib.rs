@@ -4,8 +4,8 @@
 //!
 //! The way of a packet:
 //! 1. [`Packet::parse`]: headers, bounds, fragments.
-//! 2. [`ingress`] or [`egress`]: flow lookup; on a miss [`open`] asks the policy and makes the flow;
-//!    ICMP errors go through [`icmp_error`].
+//! 2. `ingress` or `egress`: flow lookup; on a miss `open` asks the policy and makes the flow;
+//!    ICMP errors go through `icmp_error`.
 //! 3. The [`Verdict`] says where it goes. Nothing has been changed so far.
 //! 4. [`rewrite`] changes the packet. No lookup follows it.
 

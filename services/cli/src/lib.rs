@@ -4,7 +4,7 @@
 //! arguments -> args::Cli (clap) -> commands::run -> peer::call each service -> text or JSON
 //! ```
 //!
-//! [`main`] is the program `pctl`; [`console`] is the same commands behind a banner on the serial
+//! [`main`] is the program `pctl`; [`console()`] is the same commands behind a banner on the serial
 //! and VGA console, where no shell exists.
 //!
 //! Exit codes: 0 done; 1 refused or failed, by the service's own account; 2 wrong usage, or a file

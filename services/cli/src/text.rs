@@ -104,7 +104,7 @@ pub fn time(unix_s: u64) -> String {
         .unwrap_or_else(|| format!("@{unix_s}"))
 }
 
-/// As [`time`], with milliseconds.
+/// As [`time()`], with milliseconds.
 pub fn time_ms(unix_ms: u64) -> String {
     format!("{}.{:03}", time(unix_ms / 1000), unix_ms % 1000)
 }
