@@ -232,7 +232,7 @@ fn what_is_as_wanted_is_not_touched_and_drift_is_mended() -> Result<()> {
         "ip link set lan type bridge stp_state 1",
         "ip route del default",
         "ip link set wan0 down",
-        "sysctl -qw net.ipv4.ip_forward=0",
+        "sysctl -qw net.ipv4.conf.lan.arp_ignore=0",
     ] {
         lab.router.run(line)?;
         lab.until(line, SOON, || {
@@ -247,11 +247,12 @@ fn what_is_as_wanted_is_not_touched_and_drift_is_mended() -> Result<()> {
                 && wan.gateway.as_deref() == Some("10.9.0.1")
                 && bridge.contains("stp_state 0")
                 && lab.router.run("ip link show lan0")?.contains("master lan")
-                && sysctl(&lab.router, "ipv4/ip_forward")? == "1")
+                && sysctl(&lab.router, "ipv4/conf/lan/arp_ignore")? == "1")
         })?;
     }
 
-    // What is not ours stays.
+    // What is not ours stays; forwarding is the firewall's.
+    lab.router.run("sysctl -qw net.ipv4.ip_forward=0")?;
     lab.router.run("ip address add 172.16.0.1/24 dev wan0")?;
     lab.router.run("ip route add 172.17.0.0/16 via 172.16.0.2")?;
     lab.apply(ROUTER)?;
@@ -260,7 +261,7 @@ fn what_is_as_wanted_is_not_touched_and_drift_is_mended() -> Result<()> {
     ensure!(lab.router.run("ip route")?.contains("172.17.0.0/16"));
 
     for (path, value) in [
-        ("ipv4/ip_forward", "1"),
+        ("ipv4/ip_forward", "0"),
         ("ipv4/conf/wan0/rp_filter", "1"),
         ("ipv4/conf/wan0/accept_redirects", "0"),
         ("ipv4/conf/lan/arp_ignore", "1"),
@@ -392,7 +393,6 @@ fn it_needs_no_more_than_its_manifest_gives() -> Result<()> {
     lab.until("everything is set", SOON, || {
         Ok(lab.interface("wan")?.mtu == 1400
             && lab.interface("lan")?.addresses == ["192.168.77.1/24"]
-            && sysctl(&lab.router, "ipv4/ip_forward")? == "1"
             && sysctl(&lab.router, "ipv4/conf/lan/arp_ignore")? == "1")
     })?;
     ensure!(lab.path("data/network/lease-wan.json").exists());

@@ -4,10 +4,9 @@ use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
 const ROOT: &str = "/proc/sys";
 
-/// Parameters of the whole namespace and of devices to come, in the order to write them:
-/// `ip_forward` resets others, so it is first.
+/// Parameters of the whole namespace and of devices to come. `ip_forward` is not among them: the
+/// firewall turns it on once its filters are attached, so that nothing is forwarded unfiltered.
 const GLOBAL: &[(&str, &str)] = &[
-    ("net/ipv4/ip_forward", "1"),
     // `all` is or-ed or max-ed with each device's own value: neutral here, exact there.
     ("net/ipv4/conf/all/rp_filter", "0"),
     ("net/ipv4/conf/all/send_redirects", "0"),
