@@ -65,6 +65,9 @@ pub const DATA_TEMPLATE: &str = "/usr/lib/portcullis/data.ext4";
 /// Init's own folder on the data partition.
 pub const INIT_STATE: &str = "/data/init";
 
+/// Documents that the config service has stored: with one of them this is not the first boot.
+pub const CONFIGURATIONS: [&str; 2] = ["/data/config/config.toml", "/data/config/last-good.toml"];
+
 /// What stage one found out, for stage two.
 pub const HANDOVER: &str = "/run/portcullis/stage-one.json";
 

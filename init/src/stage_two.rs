@@ -91,6 +91,7 @@ fn prepare(problems: &mut Vec<String>, journal: &Journal) -> Prepared {
         .and_then(|bytes| serde_json::from_slice::<Handover>(&bytes).ok());
     let _ = fs::remove_file(places::HANDOVER);
     let mut steps = Steps::default();
+    read_ahead_program();
     sysctl::harden();
     set_clock();
     steps.done("settings");
@@ -98,36 +99,49 @@ fn prepare(problems: &mut Vec<String>, journal: &Journal) -> Prepared {
     let mut loader = Loader::new(Path::new(places::MODULES))
         .inspect_err(|error| tracing::warn!(%error, "no kernel modules"))
         .ok();
-    if let Some(loader) = &mut loader {
-        for error in loader.coldplug(sys, || false) {
-            tracing::warn!(%error, "driver not loaded");
-        }
-    }
-    steps.done("drivers");
-    match nics::order(sys) {
-        Ok(renamed) if renamed.is_empty() => {}
-        Ok(renamed) => tracing::info!(devices = renamed.join(" "), "network devices renamed"),
-        Err(error) => tracing::error!(%error, "network devices keep their names"),
-    }
     let manifests = manifest::built_in().unwrap_or_else(|errors| {
         problems.extend(errors.iter().map(ToString::to_string));
         Vec::new()
     });
-    load_for_services(&manifests, loader.as_mut());
     let running = handover.as_ref().and_then(|h| {
         Running::find(sys, &h.slot_device)
             .inspect_err(|error| tracing::error!(%error, "the running slot is not known"))
             .ok()
     });
-    steps.done("names and modules");
-    let data_mounted = open_data(running.as_ref(), loader.as_mut(), problems);
-    if data_mounted {
-        let folder = Path::new(places::INIT_STATE);
-        use_data(folder, journal);
+    if let Some(Err(error)) = loader.as_mut().map(|l| l.load("ext4")) {
+        tracing::warn!(%error, "ext4");
     }
-    steps.done("data");
+    steps.done("data driver");
+    // The disk is at work while the other drivers are loaded.
+    let data = std::thread::scope(|scope| {
+        let data = scope.spawn(|| {
+            open_data(running.as_ref())?;
+            use_data(Path::new(places::INIT_STATE), journal);
+            Ok(())
+        });
+        if let Some(loader) = &mut loader {
+            load_drivers(loader, sys, &manifests);
+        }
+        steps.done("drivers");
+        match nics::order(sys) {
+            Ok(renamed) if renamed.is_empty() => {}
+            Ok(renamed) => tracing::info!(devices = renamed.join(" "), "network devices renamed"),
+            Err(error) => tracing::error!(%error, "network devices keep their names"),
+        }
+        data.join().unwrap_or_else(|_| Err("opening the data partition failed".to_owned()))
+    });
+    let data_mounted = data.is_ok();
+    problems.extend(data.err());
+    steps.done("names and data");
     if let Some(loader) = &mut loader {
-        match volume::fetch(sys, &Places::appliance().run.join("volume"), loader) {
+        let target = Places::appliance().run.join("volume");
+        // A boot with a configuration of its own does not wait for sticks.
+        let found = if places::CONFIGURATIONS.iter().any(|path| Path::new(path).exists()) {
+            volume::fetch(sys, &target, loader)
+        } else {
+            volume::wait_and_fetch(sys, &target, loader)
+        };
+        match found {
             Ok(Some(device)) => tracing::info!(device, "configuration volume found"),
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "configuration volume is not used"),
@@ -164,14 +178,27 @@ impl Steps {
     }
 }
 
-/// The modules that manifests name.
-fn load_for_services(manifests: &[Manifest], mut loader: Option<&mut Loader>) {
-    for manifest in manifests {
-        for module in &manifest.modules {
-            if let Some(Err(error)) = loader.as_mut().map(|l| l.load(module)) {
-                tracing::error!(service = manifest.name, %error, "its kernel module is missing");
-            }
-        }
+/// Drivers of the hardware, and the modules that manifests name.
+fn load_drivers(loader: &mut Loader, sys: &Path, manifests: &[Manifest]) {
+    let named: Vec<String> = manifests.iter().flat_map(|m| m.modules.iter().cloned()).collect();
+    for error in loader.coldplug_and(sys, &named) {
+        tracing::warn!(%error, "driver not loaded");
+    }
+}
+
+/// Reads the program that init and all services are into the page cache: it is compressed and
+/// verified, and a processor is idle while drivers wait for their hardware.
+fn read_ahead_program() {
+    let work = || {
+        let mut program = fs::File::open(places::PROGRAM)?;
+        std::io::copy(&mut program, &mut std::io::sink())
+    };
+    let thread = std::thread::Builder::new().name("read-ahead".to_owned()).spawn(move || {
+        // Nothing depends on it: whoever needs a page reads it.
+        let _ = work();
+    });
+    if let Err(error) = thread {
+        tracing::warn!(%error, "the program is not read ahead");
     }
 }
 
@@ -185,18 +212,11 @@ fn set_clock() {
     }
 }
 
-fn open_data(
-    running: Option<&Running>,
-    loader: Option<&mut Loader>,
-    problems: &mut Vec<String>,
-) -> bool {
+/// Mounts the data partition; the error is what the box lacks then.
+fn open_data(running: Option<&Running>) -> Result<(), String> {
     let Some(partition) = running.and_then(|r| r.partition(disk::DATA.name)) else {
-        problems.push("there is no data partition; nothing is kept over a restart".to_owned());
-        return false;
+        return Err("there is no data partition; nothing is kept over a restart".to_owned());
     };
-    if let Some(Err(error)) = loader.map(|l| l.load("ext4")) {
-        tracing::warn!(%error, "ext4");
-    }
     match data::open(partition, Path::new(places::DATA_TEMPLATE), Path::new("/data")) {
         Ok(outcome) => {
             if outcome.partition_grown {
@@ -205,12 +225,11 @@ fn open_data(
             if let Some(reason) = outcome.made {
                 tracing::warn!(device = partition.device, reason, "data file system made");
             }
-            true
+            Ok(())
         }
         Err(error) => {
             tracing::error!(%error, "no data partition");
-            problems.push(format!("nothing is kept over a restart: {error}"));
-            false
+            Err(format!("nothing is kept over a restart: {error}"))
         }
     }
 }

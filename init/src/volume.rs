@@ -5,7 +5,8 @@ use std::{
     fs::{self, File},
     io::{self, Read},
     os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -23,6 +24,87 @@ const LONGEST: u64 = 1 << 20;
 
 /// Where the volume is mounted for as long as it takes.
 const MOUNT_POINT: &str = "/run/portcullis/mnt";
+
+/// How long after the drivers of its controller a USB stick may take to be recognized.
+const STICK_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a recognized stick may take to become a disk: it has its own computer to start.
+const DISK_WAIT: Duration = Duration::from_secs(8);
+
+/// How long no disk or partition must have come for all to be there.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What a look at the USB devices found.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Sticks {
+    /// Whether sticks can be plugged in at all.
+    controllers: bool,
+    /// Mass storage that is no disk yet.
+    without_disk: usize,
+    /// Block devices of mass storage: disks and partitions.
+    disks: usize,
+}
+
+/// Whether a stick may yet become a disk, `waited` after the drivers were loaded and `quiet` after
+/// the last change of what was found.
+fn more_may_come(sticks: Sticks, waited: Duration, quiet: Duration) -> bool {
+    if !sticks.controllers {
+        return false;
+    }
+    let limit = if sticks.without_disk > 0 { DISK_WAIT } else { STICK_WAIT };
+    waited < limit || (sticks.disks > 0 && quiet < QUIET)
+}
+
+/// As [`fetch`], but gives USB sticks the time that they need: for a boot that would otherwise do
+/// without any configuration.
+///
+/// # Errors
+/// As [`fetch`].
+pub fn wait_and_fetch(
+    sys: &Path,
+    target: &Path,
+    loader: &mut Loader,
+) -> io::Result<Option<String>> {
+    let begin = Instant::now();
+    let (mut seen, mut changed) = (Sticks::default(), begin);
+    loop {
+        if let Some(device) = fetch(sys, target, loader)? {
+            return Ok(Some(device));
+        }
+        let sticks = look(sys);
+        if sticks != seen {
+            (seen, changed) = (sticks, Instant::now());
+        }
+        if !more_may_come(sticks, begin.elapsed(), changed.elapsed()) {
+            return Ok(None);
+        }
+        std::thread::sleep(LOOK);
+        for error in loader.coldplug(sys, || false) {
+            tracing::warn!(%error, "driver not loaded");
+        }
+    }
+}
+
+fn look(sys: &Path) -> Sticks {
+    let list = |folder: &str| {
+        let entries = fs::read_dir(sys.join(folder)).into_iter().flatten().flatten();
+        entries.filter_map(|entry| fs::canonicalize(entry.path()).ok()).collect::<Vec<PathBuf>>()
+    };
+    let (usb, blocks) = (list("bus/usb/devices"), list("class/block"));
+    let mass_storage = |path: &&PathBuf| {
+        fs::read_to_string(path.join("bInterfaceClass")).is_ok_and(|class| class.trim() == "08")
+    };
+    let of = |interface: &PathBuf| blocks.iter().filter(|b| b.starts_with(interface)).count();
+    let disks: Vec<usize> = usb.iter().filter(mass_storage).map(of).collect();
+    Sticks {
+        controllers: !usb.is_empty(),
+        without_disk: disks.iter().filter(|&&count| count == 0).count(),
+        disks: disks.iter().sum(),
+    }
+}
 
 /// Copies the document into `target`, a folder that is made for it. Returns the device that it
 /// was found on, none if there is no such volume.
@@ -125,6 +207,47 @@ mod tests {
         let mut head = vec![0; 64 * 1024];
         File::open(&path).unwrap().read_exact_at(&mut head, 0).unwrap();
         labelled(&head)
+    }
+
+    #[test]
+    fn waits_for_sticks_only_where_one_can_come() {
+        let second = Duration::from_secs(1);
+        let none = Sticks::default();
+        assert!(!more_may_come(none, Duration::ZERO, Duration::ZERO));
+        let plain = Sticks { controllers: true, ..none };
+        assert!(more_may_come(plain, second, second));
+        assert!(!more_may_come(plain, STICK_WAIT, STICK_WAIT));
+        // Recognized, but not a disk yet; then a disk whose partitions may follow; then all.
+        let starting = Sticks { without_disk: 1, ..plain };
+        assert!(more_may_come(starting, STICK_WAIT, second));
+        assert!(!more_may_come(starting, DISK_WAIT, second));
+        let disk = Sticks { disks: 1, ..plain };
+        assert!(more_may_come(disk, STICK_WAIT, Duration::ZERO));
+        assert!(!more_may_come(disk, STICK_WAIT, QUIET));
+    }
+
+    #[test]
+    fn sticks_are_found_in_sysfs() {
+        let sys = tempfile::tempdir().unwrap();
+        let bus = sys.path().join("bus/usb/devices");
+        let class = sys.path().join("class/block");
+        assert_eq!(look(sys.path()), Sticks::default());
+        for folder in [&bus, &class] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        for (name, interface_class) in
+            [("1-1:1.0", "08\n"), ("1-2:1.0", "08\n"), ("1-3:1.0", "03\n")]
+        {
+            let device = sys.path().join("devices/usb1").join(name);
+            fs::create_dir_all(&device).unwrap();
+            fs::write(device.join("bInterfaceClass"), interface_class).unwrap();
+            std::os::unix::fs::symlink(device, bus.join(name)).unwrap();
+        }
+        assert_eq!(look(sys.path()), Sticks { controllers: true, without_disk: 2, disks: 0 });
+        let disk = sys.path().join("devices/usb1/1-1:1.0/host6/block/sda");
+        fs::create_dir_all(&disk).unwrap();
+        std::os::unix::fs::symlink(disk, class.join("sda")).unwrap();
+        assert_eq!(look(sys.path()), Sticks { controllers: true, without_disk: 1, disks: 1 });
     }
 
     #[test]

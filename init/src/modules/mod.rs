@@ -16,6 +16,7 @@ use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 /// MODULE_INIT_COMPRESSED_FILE: the kernel decompresses (linux/module.h).
@@ -120,24 +121,76 @@ impl Loader {
         }
     }
 
+    /// Loads what devices below `sys` ask for, as [`coldplug`](Self::coldplug) does, and the modules
+    /// `others` by their names, all at the same time on all processors: most of the work is the
+    /// kernel's unpacking and checking of signatures. Returns what failed.
+    pub fn coldplug_and(&mut self, sys: &Path, others: &[String]) -> Vec<ModuleError> {
+        let mut failed = Vec::new();
+        let mut jobs: Vec<Vec<String>> = Vec::new();
+        for name in others.iter().filter(|name| !present(name)) {
+            let order = self.index.resolve(name);
+            if order.is_empty() {
+                failed.push(ModuleError::Unknown(name.clone()));
+            }
+            jobs.push(order);
+        }
+        loop {
+            for alias in aliases(sys) {
+                if self.seen.insert(alias.clone()) {
+                    jobs.push(self.index.matching(&alias));
+                }
+            }
+            jobs.iter_mut().for_each(|job| job.retain(|path| !self.done.contains(path)));
+            jobs.retain(|job| !job.is_empty());
+            if jobs.is_empty() {
+                return failed;
+            }
+            failed.extend(insert_all(&self.folder, &jobs));
+            self.done.extend(std::mem::take(&mut jobs).into_iter().flatten());
+        }
+    }
+
     fn insert(&mut self, path: &str) -> Result<(), ModuleError> {
-        if self.done.contains(path) {
+        if !self.done.insert(path.to_owned()) {
             return Ok(());
         }
-        self.done.insert(path.to_owned());
-        if present(index::name_of(path)) {
-            return Ok(());
+        insert(&self.folder, path)
+    }
+}
+
+/// Inserts the modules of all jobs, those of each job in its order. Two jobs may name the same
+/// module: the kernel then lets the second wait for the first.
+fn insert_all(folder: &Path, jobs: &[Vec<String>]) -> Vec<ModuleError> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut failed = Vec::new();
+        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            failed.extend(job.iter().filter_map(|path| insert(folder, path).err()));
         }
-        let file = self.folder.join(path);
-        let refused = |source| ModuleError::Refused { path: file.clone(), source };
-        let handle = File::open(&file).map_err(refused)?;
-        let plain = Path::new(path).extension().is_some_and(|e| e == "ko");
-        let flags = if plain { 0 } else { COMPRESSED };
-        match rustix::system::finit_module(handle, &CString::default(), flags) {
-            // ENODEV: the driver looked and found that the hardware is not its own after all.
-            Ok(()) | Err(rustix::io::Errno::EXIST | rustix::io::Errno::NODEV) => Ok(()),
-            Err(errno) => Err(refused(errno.into())),
-        }
+        failed
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut failed = work();
+        failed.extend(others.into_iter().filter_map(|thread| thread.join().ok()).flatten());
+        failed
+    })
+}
+
+fn insert(folder: &Path, path: &str) -> Result<(), ModuleError> {
+    if present(index::name_of(path)) {
+        return Ok(());
+    }
+    let file = folder.join(path);
+    let refused = |source| ModuleError::Refused { path: file.clone(), source };
+    let handle = File::open(&file).map_err(refused)?;
+    let plain = Path::new(path).extension().is_some_and(|e| e == "ko");
+    let flags = if plain { 0 } else { COMPRESSED };
+    match rustix::system::finit_module(handle, &CString::default(), flags) {
+        // ENODEV: the driver looked and found that the hardware is not its own after all.
+        Ok(()) | Err(rustix::io::Errno::EXIST | rustix::io::Errno::NODEV) => Ok(()),
+        Err(errno) => Err(refused(errno.into())),
     }
 }
 

@@ -154,6 +154,8 @@ struct Entry {
     status_text: String,
     last_exit: String,
     since_unix_s: u64,
+    /// When this run began, since the kernel started.
+    started: Duration,
 }
 
 /// The supervisor, to be [`run`](Self::run).
@@ -316,6 +318,7 @@ impl Supervisor {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let name = entry.manifest.name.clone();
         entry.run = run;
+        entry.started = since_start();
         entry.status_text.clear();
         let tell = (self.said.0.clone(), self.journal.clone());
         if let Err(error) =
@@ -349,6 +352,11 @@ impl Supervisor {
             ),
             State::BackingOff => {
                 tracing::warn!(service = name, last_exit = entry.last_exit, "ended");
+            }
+            State::Ready => {
+                let took = since_start().saturating_sub(entry.started);
+                let milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                tracing::info!(service = name, milliseconds, "ready");
             }
             _ => tracing::debug!(service = name, state = state.name(), "state"),
         }
@@ -426,6 +434,7 @@ impl Entry {
             status_text: String::new(),
             last_exit: String::new(),
             since_unix_s: unix_now_s(),
+            started: Duration::ZERO,
         }
     }
 

@@ -128,13 +128,7 @@ impl Datapath {
             .map_max_entries(map::FLOWS, max_flows.saturating_mul(2))
             .load(OBJECT)
             .map_err(|source| DatapathError::Load { flows: max_flows, source: Box::new(source) })?;
-        for hook in Hook::ALL {
-            let name = hook.program();
-            let program: &mut SchedClassifier = program(&mut programs, name)?;
-            program
-                .load()
-                .map_err(|source| DatapathError::Program { name, source: Box::new(source) })?;
-        }
+        load_programs(&mut programs)?;
         let maps = Maps::open(&folder)?;
         let mut this = Self { programs, maps, links, folder, pins: pins.to_owned(), max_flows };
         this.carry_flows_over()?;
@@ -159,10 +153,7 @@ impl Datapath {
         const NAME: &str = "xdp_ingress";
         let program: &mut Xdp = program(&mut self.programs, NAME)?;
         if program.fd().is_err() {
-            program.load().map_err(|source| DatapathError::Program {
-                name: NAME,
-                source: Box::new(source),
-            })?;
+            program.load().map_err(|source| refused(NAME, source))?;
         }
         Ok(program)
     }
@@ -240,6 +231,31 @@ impl Datapath {
             .filter(|path| *path != self.folder)
             .collect()
     }
+}
+
+/// Loads the programs of all hooks at the same time: the verifier's work is most of this service's
+/// start, and there is a processor for each.
+fn load_programs(programs: &mut Ebpf) -> Result<()> {
+    let mut missing: Vec<&'static str> = Hook::ALL.iter().map(|hook| hook.program()).collect();
+    std::thread::scope(|scope| {
+        let mut loading = Vec::new();
+        for (name, program) in programs.programs_mut() {
+            let Some(at) = missing.iter().position(|wanted| *wanted == name) else { continue };
+            let name = missing.swap_remove(at);
+            let program: &mut SchedClassifier =
+                program.try_into().map_err(|source| refused(name, source))?;
+            loading.push((name, scope.spawn(move || program.load())));
+        }
+        loading.into_iter().try_for_each(|(name, thread)| match thread.join() {
+            Ok(loaded) => loaded.map_err(|source| refused(name, source)),
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })?;
+    missing.first().map_or(Ok(()), |name| Err(DatapathError::Missing(name)))
+}
+
+fn refused(name: &'static str, source: ProgramError) -> DatapathError {
+    DatapathError::Program { name, source: Box::new(source) }
 }
 
 fn program<'a, P>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P>
