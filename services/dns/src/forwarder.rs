@@ -45,7 +45,6 @@ pub enum Outcome {
 }
 
 /// All that the service knows.
-#[derive(Debug)]
 pub struct Forwarder {
     part: DnsPart,
     leases: Vec<Lease>,

@@ -1,36 +1,14 @@
-//! Names that are never asked for outside: special-use domain names and private reverse zones.
+//! Zones that are never asked for outside: special-use domain names and private reverse zones.
 
 use std::net::Ipv4Addr;
 
 use hickory_proto::rr::{Name, RecordType};
 use ipnet::Ipv4Net;
 
-/// What a special name is.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Special {
-    /// `localhost` and below: the loopback addresses (RFC 6761 section 6.3).
-    Localhost(Name),
-    /// In a zone that is served here empty: the apex is given.
-    Empty(Name),
-    /// In a private reverse zone, with what the name says of an address.
-    Reverse(ReverseName),
-}
-
-/// A name below `in-addr.arpa` that lies in a zone of ours.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ReverseName {
-    /// Apex of the zone.
-    pub apex: Name,
-    /// The network that the name stands for: a /32 for the name of an address, a shorter prefix
-    /// for the names above.
-    pub network: Ipv4Net,
-    /// Whether labels stand below that network's name, so that no address can have this name.
-    pub below: bool,
-}
-
-/// Zones that are answered as if empty. Queries for them at the public servers are noise at best,
+/// Zones that are answered as if there were nothing in them. Queries for them at the public servers are noise at best,
 /// and tell the world what goes on inside at worst.
 const EMPTY: &[&str] = &[
+    "localhost",     // RFC 6761 section 6.3; the zone has the loopback addresses
     "invalid",       // RFC 6761 section 6.4
     "test",          // RFC 6761 section 6.2
     "onion",         // RFC 7686
@@ -38,10 +16,10 @@ const EMPTY: &[&str] = &[
     "alt",           // RFC 9476
     "home.arpa",     // RFC 8375
     "resolver.arpa", // RFC 9462 section 8: the upstream must not speak for us
-    // RFC 6303 sections 4.4 to 4.7: unspecified, loopback, locally assigned, link-local,
+    // RFC 6303 sections 4.4 to 4.7: unspecified and loopback (with all of ::/32, in which nothing is
+    // delegated: lookups in zones of 34 labels are slow), locally assigned, link-local,
     // documentation.
-    "0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.ip6.arpa",
-    "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.ip6.arpa",
+    "0.0.0.0.0.0.0.0.ip6.arpa",
     "d.f.ip6.arpa",
     "8.e.f.ip6.arpa",
     "9.e.f.ip6.arpa",
@@ -65,145 +43,118 @@ const PRIVATE: &[(Ipv4Addr, u8)] = &[
     (Ipv4Addr::BROADCAST, 32),
 ];
 
-/// Finds out whether `name` is special. `networks` are the router's own: their reverse zones live
-/// here too, be they private or not.
-pub fn special(name: &Name, query_type: RecordType, networks: &[Ipv4Net]) -> Option<Special> {
-    let labels: Vec<String> =
-        name.iter().rev().map(|label| String::from_utf8_lossy(label).to_lowercase()).collect();
-    if labels.first().is_some_and(|top| top == "localhost") {
-        return Some(Special::Localhost(ancestor(name, 1)));
-    }
-    if let Some(zone) = EMPTY.iter().find(|zone| is_below(&labels, zone)) {
-        let apex = ancestor(name, zone.split('.').count());
-        // RFC 8375 section 4: that home.arpa is an insecure delegation must be seen by clients
-        // that validate.
-        let proof = *zone == "home.arpa" && query_type == RecordType::DS && apex == *name;
-        return (!proof).then_some(Special::Empty(apex));
-    }
-    reverse(name, &labels, networks).map(Special::Reverse)
-}
-
-fn reverse(name: &Name, labels: &[String], networks: &[Ipv4Net]) -> Option<ReverseName> {
-    let [arpa, in_addr, rest @ ..] = labels else { return None };
-    if arpa != "arpa" || in_addr != "in-addr" {
-        return None;
-    }
-    let given: Vec<u8> = rest.iter().map_while(|label| octet(label)).take(4).collect();
-    let length = u8::try_from(given.len() * 8).ok()?;
-    let mut octets = [0; 4];
-    octets.iter_mut().zip(&given).for_each(|(to, from)| *to = *from);
-    let network = Ipv4Net::new(octets.into(), length).ok()?;
+/// Apexes of these zones, and of the reverse zones of `networks`, the router's own, be they private
+/// or not.
+pub fn zones(networks: &[Ipv4Net]) -> impl Iterator<Item = Name> {
     let private = PRIVATE.iter().filter_map(|&(base, length)| Ipv4Net::new(base, length).ok());
-    // Zones are cut at whole octets: the first that `network` lies in.
-    let cut = private
-        .chain(networks.iter().map(Ipv4Net::trunc))
-        .filter(|zone| zone.contains(&network))
-        .map(|zone| usize::from(zone.prefix_len().div_ceil(8)))
-        .filter(|octets| *octets <= given.len())
-        .min()?;
-    Some(ReverseName { apex: ancestor(name, 2 + cut), network, below: rest.len() > given.len() })
+    let reversed = private.chain(networks.iter().map(Ipv4Net::trunc)).collect();
+    let reversed = Ipv4Net::aggregate(&reversed).into_iter().flat_map(|network| {
+        // Reverse zones are cut at whole octets.
+        let octets = network.prefix_len().div_ceil(8);
+        let parts = network.subnets(octets * 8).into_iter().flatten();
+        parts.map(move |part| Name::from(part.network()).trim_to(2 + usize::from(octets)))
+    });
+    EMPTY.iter().filter_map(|zone| Name::from_ascii(format!("{zone}.")).ok()).chain(reversed)
 }
 
-/// A decimal octet as RFC 1035 section 3.5 writes it, without leading zeros.
-fn octet(label: &str) -> Option<u8> {
-    let value: u8 = label.parse().ok()?;
-    (value.to_string() == label).then_some(value)
-}
-
-/// Whether the name with these labels (top first) is `zone` or below it.
-fn is_below(labels: &[String], zone: &str) -> bool {
-    let mut labels = labels.iter();
-    zone.rsplit('.').all(|wanted| labels.next().is_some_and(|label| label == wanted))
-}
-
-/// The ancestor of `name` with `count` labels.
-fn ancestor(name: &Name, count: usize) -> Name {
-    let skip = name.iter().len().saturating_sub(count);
-    Name::from_labels(name.iter().skip(skip)).unwrap_or_else(|_| Name::root())
+/// Whether the answer stands in the public parent of a special zone: that `home.arpa` is an
+/// insecure delegation must be seen by clients that validate (RFC 8375 section 4).
+pub fn is_public(name: &Name, query_type: RecordType) -> bool {
+    query_type == RecordType::DS && name.to_ascii().eq_ignore_ascii_case("home.arpa.")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
+    use crate::zone::{LocalZones, Route, tests::part};
 
-    fn name(text: &str) -> Name {
-        Name::from_ascii(text).unwrap()
+    /// Apex of the zone that `name` is answered from, if it is answered here.
+    fn apex(text: &str) -> Option<String> {
+        apex_for(text, RecordType::TXT)
     }
 
-    fn of(text: &str) -> Option<Special> {
-        special(&name(text), RecordType::A, &["203.0.112.0/22".parse().unwrap()])
-    }
-
-    fn empty(apex: &str) -> Option<Special> {
-        Some(Special::Empty(name(apex)))
-    }
-
-    fn apex_of_reverse(text: &str) -> Option<String> {
-        match of(text) {
-            Some(Special::Reverse(reverse)) => Some(reverse.apex.to_ascii()),
-            _ => None,
+    fn apex_for(text: &str, query_type: RecordType) -> Option<String> {
+        let mut part = part();
+        part.networks.insert("dmz".parse().unwrap(), vec!["203.0.112.1/22".parse().unwrap()]);
+        let zones = LocalZones::build(&part, &[], 1).unwrap();
+        let client = IpAddr::from(Ipv4Addr::LOCALHOST);
+        match zones.route(&Name::from_ascii(text).unwrap(), query_type, client) {
+            Route::Local(reply) => Some(reply.authorities[0].name.to_ascii()),
+            Route::Forward => None,
         }
     }
 
     #[test]
     fn special_use_names() {
-        assert_eq!(of("LocalHost."), Some(Special::Localhost(name("localhost."))));
-        assert_eq!(of("a.b.localhost."), Some(Special::Localhost(name("localhost."))));
-        assert_eq!(of("Printer.LOCAL."), empty("local."));
-        assert_eq!(of("x.onion."), empty("onion."));
-        assert_eq!(of("nas.home.arpa."), empty("home.arpa."));
-        assert_eq!(of("_dns.resolver.arpa."), empty("resolver.arpa."));
-        assert_eq!(of("1.0.0.d.f.ip6.arpa."), empty("d.f.ip6.arpa."));
+        for (text, zone) in [
+            ("LocalHost.", "localhost."),
+            ("a.b.localhost.", "localhost."),
+            ("Printer.LOCAL.", "local."),
+            ("x.onion.", "onion."),
+            ("nas.home.arpa.", "home.arpa."),
+            ("_dns.resolver.arpa.", "resolver.arpa."),
+            ("1.0.0.d.f.ip6.arpa.", "d.f.ip6.arpa."),
+            (
+                "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.ip6.arpa.",
+                "0.0.0.0.0.0.0.0.ip6.arpa.",
+            ),
+        ] {
+            assert_eq!(apex(text).as_deref(), Some(zone), "{text}");
+        }
     }
 
     #[test]
     fn ordinary_names_are_not_special() {
         for text in [
-            ".",
-            "com.",
             "example.com.",
-            "mylocalhost.",
+            "mylocalhost.example.",
             "test.example.",
-            "arpa.",
             "in-addr.arpa.",
             "ip6.arpa.",
             "ipv4only.arpa.",
         ] {
-            assert_eq!(of(text), None, "{text}");
+            assert_eq!(apex(text), None, "{text}");
         }
+        // Of one label: nothing of ours is the answer, but they are not forwarded either.
+        for text in ["com.", "mylocalhost.", "arpa."] {
+            assert_eq!(apex(text).as_deref(), Some("."), "{text}");
+            assert_eq!(apex_for(text, RecordType::NS), None, "{text}");
+        }
+        assert_eq!(apex("."), None);
     }
 
     #[test]
     fn home_arpa_is_seen_as_insecure_by_validators() {
-        assert_eq!(special(&name("home.arpa."), RecordType::DS, &[]), None);
-        assert!(special(&name("a.home.arpa."), RecordType::DS, &[]).is_some());
+        assert_eq!(apex_for("Home.Arpa.", RecordType::DS), None);
+        assert_eq!(apex_for("a.home.arpa.", RecordType::DS).as_deref(), Some("home.arpa."));
     }
 
     #[test]
     fn private_reverse_zones_are_cut_where_rfc_6303_cuts_them() {
-        let apex = |text| apex_of_reverse(text);
-        assert_eq!(apex("1.77.168.192.in-addr.arpa."), Some("168.192.in-addr.arpa.".into()));
-        assert_eq!(apex("9.9.9.10.in-addr.arpa."), Some("10.in-addr.arpa.".into()));
-        assert_eq!(apex("10.in-addr.arpa."), Some("10.in-addr.arpa.".into()));
-        assert_eq!(apex("1.0.20.172.in-addr.arpa."), Some("20.172.in-addr.arpa.".into()));
-        assert_eq!(apex("1.0.32.172.in-addr.arpa."), None);
-        assert_eq!(apex("172.in-addr.arpa."), None);
-        assert_eq!(apex("1.1.64.100.in-addr.arpa."), Some("64.100.in-addr.arpa.".into()));
-        assert_eq!(apex("8.8.8.8.in-addr.arpa."), None);
-        assert_eq!(apex("010.in-addr.arpa."), None);
-        // A network of ours that is not private.
-        assert_eq!(apex("5.115.0.203.in-addr.arpa."), Some("115.0.203.in-addr.arpa.".into()));
-    }
-
-    #[test]
-    fn names_around_an_address() {
-        let Some(Special::Reverse(host)) = of("1.77.168.192.in-addr.arpa.") else { panic!() };
-        assert_eq!(host.network, "192.168.77.1/32".parse().unwrap());
-        assert!(!host.below);
-        let Some(Special::Reverse(service)) = of("b._dns-sd._udp.0.77.168.192.in-addr.arpa.")
-        else {
-            panic!()
-        };
-        assert!(service.below);
+        for (text, zone) in [
+            ("9.77.168.192.in-addr.arpa.", "168.192.in-addr.arpa."),
+            ("9.9.9.10.in-addr.arpa.", "10.in-addr.arpa."),
+            ("10.in-addr.arpa.", "10.in-addr.arpa."),
+            ("1.0.20.172.in-addr.arpa.", "20.172.in-addr.arpa."),
+            ("1.1.64.100.in-addr.arpa.", "64.100.in-addr.arpa."),
+            ("1.1.127.100.in-addr.arpa.", "127.100.in-addr.arpa."),
+            ("255.255.255.255.in-addr.arpa.", "255.255.255.255.in-addr.arpa."),
+            // A network of ours that is not private.
+            ("5.115.0.203.in-addr.arpa.", "115.0.203.in-addr.arpa."),
+        ] {
+            assert_eq!(apex(text).as_deref(), Some(zone), "{text}");
+        }
+        for text in [
+            "1.0.32.172.in-addr.arpa.",
+            "1.1.128.100.in-addr.arpa.",
+            "172.in-addr.arpa.",
+            "8.8.8.8.in-addr.arpa.",
+            "010.in-addr.arpa.",
+            "5.116.0.203.in-addr.arpa.",
+        ] {
+            assert_eq!(apex(text), None, "{text}");
+        }
     }
 }

@@ -1,25 +1,33 @@
 //! The names that live here: the router, reserved hosts and DHCP clients under the local domain,
-//! and their reverse names.
+//! their reverse names, and the special zones. Hickory's zone handlers hold them and look up in
+//! them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeSet, HashMap, btree_map::Entry},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
+use futures_util::FutureExt;
 use hickory_proto::{
     op::ResponseCode,
     rr::{
-        Name, RData, Record, RecordType,
+        LowerName, Name, RData, Record, RecordType, RrKey,
         rdata::{A, AAAA, NS, PTR, SOA},
     },
 };
-use ipnet::Ipv4Net;
+use hickory_server::{
+    store::in_memory::InMemoryZoneHandler,
+    zone_handler::{AxfrPolicy, Catalog, LookupError, LookupOptions, ZoneHandler, ZoneType},
+};
+use ipnet::{IpNet, Ipv4Net};
 use portcullis_bus::dhcp::Lease;
 use portcullis_model::{HostName, part::DnsPart};
+use tokio::task::unconstrained;
 
 use crate::{
     reply::Reply,
-    special::{ReverseName, Special, special},
+    special::{self, is_public},
 };
 
 /// TTL of local records and of their absence, seconds: a lease may go to another client.
@@ -48,16 +56,13 @@ pub enum Route {
 }
 
 /// Local names and addresses, rebuilt whenever the configuration or the leases change.
-#[derive(Clone, Debug)]
 pub struct LocalZones {
     domain: Name,
-    router: Name,
+    localhost: Name,
     networks: Vec<Ipv4Net>,
-    /// Addresses by host label, lower case.
-    hosts: BTreeMap<String, BTreeSet<Ipv4Addr>>,
-    /// Name by address.
-    names: BTreeMap<Ipv4Addr, Name>,
-    serial: u32,
+    zones: Catalog,
+    /// Labels of the longest name in them.
+    labels: usize,
 }
 
 impl LocalZones {
@@ -78,36 +83,29 @@ impl LocalZones {
         }
         let router = domain.prepend_label(part.hostname.as_str()).map_err(|e| error(&e))?;
         let networks: Vec<Ipv4Net> = part.networks.values().flatten().copied().collect();
-        let mut zones = Self {
-            domain,
-            router,
-            networks,
-            hosts: BTreeMap::new(),
-            names: BTreeMap::new(),
-            serial,
-        };
-        let own: Vec<Ipv4Addr> = zones.networks.iter().map(Ipv4Net::addr).collect();
-        for address in own {
-            zones.insert(part.hostname.as_str(), address);
-        }
-        for (host, address) in &part.hosts {
-            if host != &part.hostname {
-                zones.insert(host.as_str(), *address);
-            }
-        }
-        let fixed: BTreeSet<String> = zones.hosts.keys().cloned().collect();
-        for (host, address) in leases.iter().filter_map(client_name) {
-            if !fixed.contains(host.as_str()) && !NOT_FOR_CLIENTS.contains(&host.as_str()) {
-                zones.insert(host.as_str(), address);
-            }
-        }
-        Ok(zones)
-    }
 
-    fn insert(&mut self, host: &str, address: Ipv4Addr) {
-        let Ok(name) = self.domain.prepend_label(host) else { return };
-        self.hosts.entry(host.to_owned()).or_default().insert(address);
-        self.names.entry(address).or_insert(name);
+        let mut zones =
+            Zones { serial, handlers: HashMap::new(), named: BTreeSet::new(), labels: 0 };
+        for apex in special::zones(&networks).chain([domain.clone()]) {
+            zones.add(apex, &router);
+        }
+        let localhost = Name::from_labels(["localhost"]).map_err(|e| error(&e))?;
+        zones.insert(&localhost, RData::AAAA(AAAA(Ipv6Addr::LOCALHOST)));
+        zones.host(localhost.clone(), Ipv4Addr::LOCALHOST);
+
+        let own = networks.iter().map(|network| (part.hostname.clone(), network.addr()));
+        let reserved = part.hosts.iter().map(|(host, address)| (host.clone(), *address));
+        let clients = leases.iter().filter_map(client_name).filter(|(host, _)| {
+            !part.hosts.contains_key(host) && !NOT_FOR_CLIENTS.contains(&host.as_str())
+        });
+        let others = reserved.chain(clients).filter(|(host, _)| *host != part.hostname);
+        for (host, address) in own.chain(others) {
+            // A name that is too long together with the domain does not exist.
+            if let Ok(name) = domain.prepend_label(host.as_str()) {
+                zones.host(name, address);
+            }
+        }
+        Ok(Self { domain, localhost, networks, labels: zones.labels, zones: zones.into_catalog() })
     }
 
     /// The router's networks.
@@ -118,25 +116,24 @@ impl LocalZones {
     /// Decides where the answer to `name` and `query_type` comes from; `client` gets the address
     /// in its own network first.
     pub fn route(&self, name: &Name, query_type: RecordType, client: IpAddr) -> Route {
-        if self.domain.zone_of(name) {
-            return Route::Local(self.domain_reply(name, query_type, client));
+        if is_public(name, query_type) && *name != self.domain {
+            return Route::Forward;
         }
-        match special(name, query_type, &self.networks) {
-            Some(Special::Localhost(apex)) => {
-                let data = match query_type {
-                    RecordType::A | RecordType::ANY => vec![RData::A(A(Ipv4Addr::LOCALHOST))],
-                    RecordType::AAAA => vec![RData::AAAA(AAAA(Ipv6Addr::LOCALHOST))],
-                    _ => Vec::new(),
+        // No longer name exists, and the time of a lookup grows with the square of the labels.
+        let name_here = LowerName::from(name.trim_to(self.labels + 1));
+        match self.zones.find(&name_here).and_then(|handlers| handlers.first()) {
+            Some(zone) if **zone.origin() == self.localhost && self.domain != self.localhost => {
+                // All names in it are the same, and have addresses only.
+                let query_type = match query_type {
+                    RecordType::A | RecordType::AAAA | RecordType::ANY => query_type,
+                    _ => RecordType::NULL,
                 };
-                Route::Local(self.data(name, data, &apex))
+                Route::Local(owned_by(name, look_up(&**zone, zone.origin(), query_type)))
             }
-            Some(Special::Empty(apex)) => Route::Local(if *name == apex {
-                self.apex(name, query_type)
-            } else {
-                self.no_such_name(&apex)
-            }),
-            Some(Special::Reverse(reverse)) => {
-                Route::Local(self.reverse_reply(name, query_type, &reverse))
+            Some(zone) => {
+                let mut reply = look_up(&**zone, &name_here, query_type);
+                self.sort(&mut reply.answers, client);
+                Route::Local(owned_by(name, reply))
             }
             None if name.iter().len() == 1 => self.bare_label(name, query_type, client),
             None if query_type == RecordType::ANY => Route::Local(Reply::any(name.clone())),
@@ -144,130 +141,124 @@ impl LocalZones {
         }
     }
 
-    fn domain_reply(&self, name: &Name, query_type: RecordType, client: IpAddr) -> Reply {
-        let mut labels = name.iter();
-        match (labels.len().saturating_sub(self.domain.iter().len()), labels.next()) {
-            (0, _) => self.apex(name, query_type),
-            (1, Some(label)) => match self.addresses(label, client) {
-                Some(addresses) => self.host(name, query_type, &addresses, &self.domain),
-                None => self.no_such_name(&self.domain),
-            },
-            _ => self.no_such_name(&self.domain),
-        }
-    }
-
     /// A name of one label, as typed by a person: a host of the local domain, or nothing. Only
     /// what a validator asks of a top-level domain goes outside.
     fn bare_label(&self, name: &Name, query_type: RecordType, client: IpAddr) -> Route {
-        let label = name.iter().next().unwrap_or_default();
-        match self.addresses(label, client) {
-            Some(addresses) => Route::Local(self.host(name, query_type, &addresses, &Name::root())),
-            None => match query_type {
-                RecordType::NS | RecordType::SOA | RecordType::DS | RecordType::DNSKEY => {
-                    Route::Forward
-                }
-                _ => Route::Local(self.no_such_name(&Name::root())),
-            },
-        }
-    }
-
-    /// Addresses of the host with this label, those in the client's network first.
-    fn addresses(&self, label: &[u8], client: IpAddr) -> Option<Vec<Ipv4Addr>> {
-        let label = std::str::from_utf8(label).ok()?.to_ascii_lowercase();
-        let mut addresses: Vec<_> = self.hosts.get(&label)?.iter().copied().collect();
-        if let IpAddr::V4(client) = client {
-            let near = self.networks.iter().find(|network| network.contains(&client));
-            addresses.sort_by_key(|address| !near.is_some_and(|network| network.contains(address)));
-        }
-        Some(addresses)
-    }
-
-    fn host(
-        &self,
-        name: &Name,
-        query_type: RecordType,
-        addresses: &[Ipv4Addr],
-        apex: &Name,
-    ) -> Reply {
-        let data = match query_type {
-            RecordType::A | RecordType::ANY => {
-                addresses.iter().map(|address| RData::A(A(*address))).collect()
-            }
-            // AAAA, HTTPS and all others: the name exists and has none.
-            _ => Vec::new(),
+        let Ok(host) = name.clone().append_domain(&self.domain) else {
+            return Route::Local(Reply::error(ResponseCode::NXDomain, None));
         };
-        self.data(name, data, apex)
-    }
-
-    fn reverse_reply(&self, name: &Name, query_type: RecordType, reverse: &ReverseName) -> Reply {
-        if *name == reverse.apex && reverse.network.prefix_len() < 32 {
-            return self.apex(name, query_type);
-        }
-        if reverse.below {
-            return self.no_such_name(&reverse.apex);
-        }
-        let exact = reverse.network.prefix_len() == 32;
-        let known = if exact { self.name_of(reverse.network.addr()) } else { None };
-        match known {
-            Some(host) => {
-                let data = match query_type {
-                    RecordType::PTR | RecordType::ANY => vec![RData::PTR(PTR(host))],
-                    _ => Vec::new(),
-                };
-                self.data(name, data, &reverse.apex)
+        match (self.route(&host, query_type, client), query_type) {
+            (
+                Route::Local(Reply { code: ResponseCode::NXDomain, .. }),
+                RecordType::NS | RecordType::SOA | RecordType::DS | RecordType::DNSKEY,
+            )
+            | (Route::Forward, _) => Route::Forward,
+            (Route::Local(mut reply), _) => {
+                // An SOA that is not above the name would not be taken for one.
+                reply.authorities.iter_mut().for_each(|soa| soa.name = Name::root());
+                Route::Local(owned_by(name, reply))
             }
-            // A name between the apex and a host exists, without data (RFC 8020 section 2).
-            None if !exact && self.has_host_in(&reverse.network) => {
-                self.data(name, Vec::new(), &reverse.apex)
-            }
-            None if *name == reverse.apex => self.apex(name, query_type),
-            None => self.no_such_name(&reverse.apex),
         }
     }
 
-    fn name_of(&self, address: Ipv4Addr) -> Option<Name> {
-        if address == Ipv4Addr::LOCALHOST {
-            return Name::from_labels(["localhost"]).ok();
+    /// Puts the addresses in the client's network first.
+    fn sort(&self, answers: &mut [Record], client: IpAddr) {
+        let near = self.networks.iter().copied().map(IpNet::from).find(|net| net.contains(&client));
+        answers.sort_by_key(|record| {
+            let address = record.data.ip_addr();
+            (!address.zip(near).is_some_and(|(address, near)| near.contains(&address)), address)
+        });
+    }
+}
+
+/// Answers from `zone`, with its SOA if there is none (RFC 2308).
+fn look_up(zone: &dyn ZoneHandler, name: &LowerName, query_type: RecordType) -> Reply {
+    let search = |name, query_type| {
+        // Nothing waits: the zone is in memory, and nobody changes it.
+        let lookup = zone.lookup(name, query_type, None, LookupOptions::default());
+        unconstrained(lookup).now_or_never()?.map_result()
+    };
+    let code = match search(name, query_type) {
+        Some(Ok(found)) => {
+            let additionals = found.additionals().into_iter().flatten().cloned().collect();
+            let answers = found.iter().cloned().collect();
+            return Reply { additionals, ..Reply::local(ResponseCode::NoError, answers, None) };
         }
-        self.names.get(&address).cloned()
-    }
+        Some(Err(LookupError::NameExists)) => ResponseCode::NoError,
+        Some(Err(LookupError::ResponseCode(code))) => code,
+        Some(Err(_)) | None => ResponseCode::ServFail,
+    };
+    let soa = search(zone.origin(), RecordType::SOA).and_then(Result::ok);
+    let soa = soa.and_then(|found| found.iter().next().cloned());
+    Reply::local(code, Vec::new(), soa)
+}
 
-    fn has_host_in(&self, network: &Ipv4Net) -> bool {
-        network.contains(&Ipv4Addr::LOCALHOST)
-            || self.names.range(network.network()..=network.broadcast()).next().is_some()
-    }
+/// `reply` with the answers' owner as `name` writes it.
+fn owned_by(name: &Name, mut reply: Reply) -> Reply {
+    reply.answers.iter_mut().for_each(|record| record.name.clone_from(name));
+    reply
+}
 
-    /// The apex of a zone: SOA and NS.
-    fn apex(&self, name: &Name, query_type: RecordType) -> Reply {
-        let data = match query_type {
-            RecordType::SOA | RecordType::ANY => vec![self.soa_data()],
-            RecordType::NS => vec![RData::NS(NS(self.router.clone()))],
-            _ => Vec::new(),
-        };
-        self.data(name, data, name)
-    }
+/// Zones while they are filled.
+struct Zones {
+    serial: u32,
+    handlers: HashMap<LowerName, InMemoryZoneHandler>,
+    /// Addresses that have their name: of several, the first.
+    named: BTreeSet<Ipv4Addr>,
+    /// Labels of the longest name.
+    labels: usize,
+}
 
-    /// The data of an existing name, or NODATA.
-    fn data(&self, name: &Name, data: Vec<RData>, apex: &Name) -> Reply {
-        let soa = data.is_empty().then(|| self.soa(apex));
-        let answers =
-            data.into_iter().map(|data| Record::from_rdata(name.clone(), TTL, data)).collect();
-        Reply::local(ResponseCode::NoError, answers, soa)
-    }
-
-    fn no_such_name(&self, apex: &Name) -> Reply {
-        Reply::local(ResponseCode::NXDomain, Vec::new(), Some(self.soa(apex)))
-    }
-
-    fn soa(&self, apex: &Name) -> Record {
-        Record::from_rdata(apex.clone(), TTL, self.soa_data())
-    }
-
-    fn soa_data(&self) -> RData {
+impl Zones {
+    /// Adds a zone with its SOA and NS.
+    fn add(&mut self, apex: Name, router: &Name) {
+        let zone = InMemoryZoneHandler::empty(apex.clone(), ZoneType::Primary, AxfrPolicy::Deny);
+        self.handlers.insert(apex.clone().into(), zone);
         let mailbox = Name::from_labels(["nobody", "invalid"]).unwrap_or_else(|_| Name::root());
         let ttl = TTL.cast_signed();
         // Nobody transfers these zones, so the times mean nothing but the last, the negative TTL.
-        RData::SOA(SOA::new(self.router.clone(), mailbox, self.serial, ttl, ttl, ttl, TTL))
+        let soa = SOA::new(router.clone(), mailbox, self.serial, ttl, ttl, ttl, TTL);
+        self.insert(&apex, RData::SOA(soa));
+        self.insert(&apex, RData::NS(NS(router.clone())));
+    }
+
+    /// Adds a host: its address, and its name unless the address has one.
+    fn host(&mut self, name: Name, address: Ipv4Addr) {
+        self.insert(&name, RData::A(A(address)));
+        if self.named.insert(address) {
+            self.insert(&address.into(), RData::PTR(PTR(name)));
+        }
+    }
+
+    /// Adds a record to the zone that `name` lies in, if there is one.
+    fn insert(&mut self, name: &Name, data: RData) {
+        self.labels = self.labels.max(name.iter().len());
+        let mut apex = LowerName::from(name);
+        while !apex.is_root() {
+            if let Some(zone) = self.handlers.get_mut(&apex) {
+                let record = Record::from_rdata(name.clone(), TTL, data);
+                let key = RrKey::new(name.into(), record.record_type());
+                // `upsert_mut` would reserve room for four records in each set.
+                match zone.records_get_mut().entry(key) {
+                    Entry::Vacant(vacant) => {
+                        vacant.insert(Arc::new(record.into()));
+                    }
+                    Entry::Occupied(mut set) => {
+                        Arc::make_mut(set.get_mut()).insert(record, self.serial);
+                    }
+                }
+                return;
+            }
+            apex = apex.base_name();
+        }
+    }
+
+    fn into_catalog(self) -> Catalog {
+        let mut catalog = Catalog::new();
+        for (apex, zone) in self.handlers {
+            catalog.upsert(apex, vec![Arc::new(zone)]);
+        }
+        catalog
     }
 }
 
@@ -356,6 +347,7 @@ pub(crate) mod tests {
         assert_eq!(answer("laptop.lan.", RecordType::HTTPS), data(&[]));
         assert_eq!(answer("gone.lan.", RecordType::A), nothing());
         assert_eq!(answer("a.laptop.lan.", RecordType::A), nothing());
+        assert_eq!(answer(&format!("{}lan.", "a.".repeat(120)), RecordType::A), nothing());
         assert_eq!(answer("lan.", RecordType::A), data(&[]));
         assert_eq!(answer("lan.", RecordType::NS), data(&["portcullis.lan."]));
         assert!(local("laptop.lan.", RecordType::A).authoritative);
@@ -440,7 +432,7 @@ pub(crate) mod tests {
     #[test]
     fn a_domain_that_is_none_is_named() {
         let part = DnsPart { domain: "a..b".to_owned(), ..part() };
-        let error = LocalZones::build(&part, &[], 1).unwrap_err().to_string();
+        let error = LocalZones::build(&part, &[], 1).err().unwrap().to_string();
         assert!(error.contains("dns.domain: `a..b`"), "{error}");
     }
 }
