@@ -92,12 +92,12 @@ fn run(started: Duration) -> Result<std::convert::Infallible, Failure> {
     }
     let line = fs::read_to_string("/proc/cmdline").map_err(Failure::NoCommandLine)?;
     let root_hash = command_line::root_hash(&line).map_err(Failure::CommandLine)?;
-    let mut loader = Loader::new(Path::new(MODULES))?;
+    let loader = Loader::new(Path::new(MODULES))?;
     for module in ["dm_mod", "dm_verity", "erofs"] {
         loader.load(module)?;
     }
-    let selected = selected_slot(&mut loader);
-    let (slot, manifest) = find_slot(&mut loader, &root_hash, selected.as_deref())?;
+    let selected = selected_slot(&loader);
+    let (slot, manifest) = find_slot(&loader, &root_hash, selected.as_deref())?;
     let device =
         verity::open(&manifest, &slot.node().to_string_lossy()).map_err(Failure::Verity)?;
     wait_for(&device);
@@ -128,7 +128,7 @@ fn mount_kernel_tree(kind: &'static str, target: &'static str) -> Result<(), Fai
 }
 
 /// The slot that the boot manager started: of two with the same content it is the right one.
-fn selected_slot(loader: &mut Loader) -> Option<String> {
+fn selected_slot(loader: &Loader) -> Option<String> {
     Path::new(efi::EFIVARS).exists().then_some(())?;
     let _ = loader.load("efivarfs");
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
@@ -140,7 +140,7 @@ fn selected_slot(loader: &mut Loader) -> Option<String> {
 
 /// Loads drivers and looks at disks until the slot with the pinned root hash is there.
 fn find_slot(
-    loader: &mut Loader,
+    loader: &Loader,
     root_hash: &[u8; 32],
     selected: Option<&str>,
 ) -> Result<(Partition, Manifest), Failure> {

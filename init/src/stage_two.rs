@@ -96,7 +96,7 @@ fn prepare(problems: &mut Vec<String>, journal: &Journal) -> Prepared {
     set_clock();
     steps.done("settings");
     let sys = Path::new("/sys");
-    let mut loader = Loader::new(Path::new(places::MODULES))
+    let loader = Loader::new(Path::new(places::MODULES))
         .inspect_err(|error| tracing::warn!(%error, "no kernel modules"))
         .ok();
     let manifests = manifest::built_in().unwrap_or_else(|errors| {
@@ -108,18 +108,18 @@ fn prepare(problems: &mut Vec<String>, journal: &Journal) -> Prepared {
             .inspect_err(|error| tracing::error!(%error, "the running slot is not known"))
             .ok()
     });
-    if let Some(Err(error)) = loader.as_mut().map(|l| l.load("ext4")) {
-        tracing::warn!(%error, "ext4");
-    }
-    steps.done("data driver");
-    // The disk is at work while the other drivers are loaded.
+    steps.done("tables");
+    // The disk is at work while drivers are loaded.
     let data = std::thread::scope(|scope| {
         let data = scope.spawn(|| {
+            if let Some(Err(error)) = loader.as_ref().map(|l| l.load("ext4")) {
+                tracing::warn!(%error, "ext4");
+            }
             open_data(running.as_ref())?;
             use_data(Path::new(places::INIT_STATE), journal);
             Ok(())
         });
-        if let Some(loader) = &mut loader {
+        if let Some(loader) = &loader {
             load_drivers(loader, sys, &manifests);
         }
         steps.done("drivers");
@@ -133,7 +133,7 @@ fn prepare(problems: &mut Vec<String>, journal: &Journal) -> Prepared {
     let data_mounted = data.is_ok();
     problems.extend(data.err());
     steps.done("names and data");
-    if let Some(loader) = &mut loader {
+    if let Some(loader) = &loader {
         let target = Places::appliance().run.join("volume");
         // A boot with a configuration of its own does not wait for sticks.
         let found = if places::CONFIGURATIONS.iter().any(|path| Path::new(path).exists()) {
@@ -179,7 +179,7 @@ impl Steps {
 }
 
 /// Drivers of the hardware, and the modules that manifests name.
-fn load_drivers(loader: &mut Loader, sys: &Path, manifests: &[Manifest]) {
+fn load_drivers(loader: &Loader, sys: &Path, manifests: &[Manifest]) {
     let named: Vec<String> = manifests.iter().flat_map(|m| m.modules.iter().cloned()).collect();
     for error in loader.coldplug_and(sys, &named) {
         tracing::warn!(%error, "driver not loaded");

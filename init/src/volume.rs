@@ -63,11 +63,7 @@ fn more_may_come(sticks: Sticks, waited: Duration, quiet: Duration) -> bool {
 ///
 /// # Errors
 /// As [`fetch`].
-pub fn wait_and_fetch(
-    sys: &Path,
-    target: &Path,
-    loader: &mut Loader,
-) -> io::Result<Option<String>> {
+pub fn wait_and_fetch(sys: &Path, target: &Path, loader: &Loader) -> io::Result<Option<String>> {
     let begin = Instant::now();
     let (mut seen, mut changed) = (Sticks::default(), begin);
     loop {
@@ -111,7 +107,7 @@ fn look(sys: &Path) -> Sticks {
 ///
 /// # Errors
 /// If there is a volume whose document cannot be read.
-pub fn fetch(sys: &Path, target: &Path, loader: &mut Loader) -> io::Result<Option<String>> {
+pub fn fetch(sys: &Path, target: &Path, loader: &Loader) -> io::Result<Option<String>> {
     for entry in fs::read_dir(sys.join("class/block"))? {
         let device = entry?.file_name().to_string_lossy().into_owned();
         let node = Path::new("/dev").join(&device);

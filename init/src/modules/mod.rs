@@ -16,7 +16,10 @@ use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 /// MODULE_INIT_COMPRESSED_FILE: the kernel decompresses (linux/module.h).
@@ -51,10 +54,16 @@ pub enum ModuleError {
 pub struct Loader {
     folder: PathBuf,
     index: Index,
+    coldplugged: Mutex<Coldplugged>,
+}
+
+/// What coldplug has dealt with.
+#[derive(Debug, Default)]
+struct Coldplugged {
     /// Paths of modules that need no further attempt.
-    done: BTreeSet<String>,
-    /// Aliases that were dealt with.
-    seen: BTreeSet<String>,
+    paths: BTreeSet<String>,
+    /// Aliases of devices.
+    aliases: BTreeSet<String>,
 }
 
 impl Loader {
@@ -74,7 +83,7 @@ impl Loader {
             &read("modules.alias")?,
             &read("modules.softdep").unwrap_or_default(),
         );
-        Ok(Self { folder, index, done: BTreeSet::new(), seen: BTreeSet::new() })
+        Ok(Self { folder, index, coldplugged: Mutex::default() })
     }
 
     /// Loads a module, by its name or an alias of its, and what it needs. One that is built into
@@ -82,7 +91,7 @@ impl Loader {
     ///
     /// # Errors
     /// If the image has no such module or the kernel does not take it.
-    pub fn load(&mut self, name: &str) -> Result<(), ModuleError> {
+    pub fn load(&self, name: &str) -> Result<(), ModuleError> {
         if present(name) {
             return Ok(());
         }
@@ -90,41 +99,41 @@ impl Loader {
         if order.is_empty() {
             return Err(ModuleError::Unknown(name.to_owned()));
         }
-        order.iter().try_for_each(|path| self.insert(path))
+        order.iter().try_for_each(|path| insert(&self.folder, path))
     }
 
     /// Loads what devices below `sys` (normally /sys) ask for and is not loaded yet, until no
     /// device with a new alias appears or `enough` says so; it is asked after each module.
     /// Returns the modules that the kernel did not take.
-    pub fn coldplug(&mut self, sys: &Path, mut enough: impl FnMut() -> bool) -> Vec<ModuleError> {
+    pub fn coldplug(&self, sys: &Path, mut enough: impl FnMut() -> bool) -> Vec<ModuleError> {
+        let mut dealt_with = self.coldplugged();
         let mut refused = Vec::new();
         loop {
             let new: Vec<String> =
-                aliases(sys).into_iter().filter(|a| !self.seen.contains(a)).collect();
+                aliases(sys).into_iter().filter(|a| !dealt_with.aliases.contains(a)).collect();
             if new.is_empty() {
                 return refused;
             }
             for alias in new {
                 for path in self.index.matching(&alias) {
-                    if self.done.contains(&path) {
+                    if !dealt_with.paths.insert(path.clone()) {
                         continue;
                     }
-                    if let Err(error) = self.insert(&path) {
-                        refused.push(error);
-                    }
+                    refused.extend(insert(&self.folder, &path).err());
                     if enough() {
                         return refused;
                     }
                 }
-                self.seen.insert(alias);
+                dealt_with.aliases.insert(alias);
             }
         }
     }
 
-    /// Loads what devices below `sys` ask for, as [`coldplug`](Self::coldplug) does, and the modules
-    /// `others` by their names, all at the same time on all processors: most of the work is the
-    /// kernel's unpacking and checking of signatures. Returns what failed.
-    pub fn coldplug_and(&mut self, sys: &Path, others: &[String]) -> Vec<ModuleError> {
+    /// Loads all that devices below `sys` ask for and the modules `others` by their names, several
+    /// at the same time: most of the work is the kernel's, checking signatures and linking.
+    /// Returns what failed.
+    pub fn coldplug_and(&self, sys: &Path, others: &[String]) -> Vec<ModuleError> {
+        let mut dealt_with = self.coldplugged();
         let mut failed = Vec::new();
         let mut jobs: Vec<Vec<String>> = Vec::new();
         for name in others.iter().filter(|name| !present(name)) {
@@ -136,32 +145,32 @@ impl Loader {
         }
         loop {
             for alias in aliases(sys) {
-                if self.seen.insert(alias.clone()) {
+                if dealt_with.aliases.insert(alias.clone()) {
                     jobs.push(self.index.matching(&alias));
                 }
             }
-            jobs.iter_mut().for_each(|job| job.retain(|path| !self.done.contains(path)));
+            jobs.iter_mut().for_each(|job| job.retain(|path| !dealt_with.paths.contains(path)));
             jobs.retain(|job| !job.is_empty());
             if jobs.is_empty() {
                 return failed;
             }
             failed.extend(insert_all(&self.folder, &jobs));
-            self.done.extend(std::mem::take(&mut jobs).into_iter().flatten());
+            dealt_with.paths.extend(std::mem::take(&mut jobs).into_iter().flatten());
         }
     }
 
-    fn insert(&mut self, path: &str) -> Result<(), ModuleError> {
-        if !self.done.insert(path.to_owned()) {
-            return Ok(());
-        }
-        insert(&self.folder, path)
+    fn coldplugged(&self) -> MutexGuard<'_, Coldplugged> {
+        self.coldplugged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Threads that load drivers. More than most boxes have processors: half of the time they wait,
+/// for hardware and for the other processors to take note of changed kernel code.
+const THREADS: usize = 4;
 
 /// Inserts the modules of all jobs, those of each job in its order. Two jobs may name the same
 /// module: the kernel then lets the second wait for the first.
 fn insert_all(folder: &Path, jobs: &[Vec<String>]) -> Vec<ModuleError> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
     let next = AtomicUsize::new(0);
     let work = || {
         let mut failed = Vec::new();
@@ -171,7 +180,7 @@ fn insert_all(folder: &Path, jobs: &[Vec<String>]) -> Vec<ModuleError> {
         failed
     };
     std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let others: Vec<_> = (1..THREADS).map(|_| scope.spawn(work)).collect();
         let mut failed = work();
         failed.extend(others.into_iter().filter_map(|thread| thread.join().ok()).flatten());
         failed
@@ -194,9 +203,14 @@ fn insert(folder: &Path, path: &str) -> Result<(), ModuleError> {
     }
 }
 
-/// Whether the kernel has a module loaded or built in under this name.
+/// Whether the kernel has a module built in or ready under this name. One that another thread is
+/// loading is not ready: who needs it asks the kernel for it, which waits.
 fn present(name: &str) -> bool {
-    Path::new("/sys/module").join(canonical(name)).exists()
+    let folder = Path::new("/sys/module").join(canonical(name));
+    match std::fs::read_to_string(folder.join("initstate")) {
+        Ok(state) => state.trim() == "live",
+        Err(_) => folder.exists(),
+    }
 }
 
 /// All aliases of devices below `sys/devices`, in the order of the devices' paths.
