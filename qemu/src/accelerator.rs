@@ -39,7 +39,9 @@ impl Accelerator {
     pub(crate) fn arguments(self) -> [&'static str; 4] {
         match self {
             Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
-            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max,la57=off"],
+            // Without what QEMU 7 emulates slowly: five levels of page tables, and `rep stosb`,
+            // which it does byte by byte and Linux clears pages with if the processor offers it.
+            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max,la57=off,erms=off"],
         }
     }
 }

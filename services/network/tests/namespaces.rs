@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use lab::{Lab, ROUTER};
 use portcullis_netns::{Namespace, Running};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 
 #[test]
 fn a_router_gets_its_lease_and_bridges_its_lan() -> Result<()> {
