@@ -46,6 +46,15 @@ impl Accelerator {
     }
 }
 
+impl std::fmt::Display for Accelerator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Kvm => "KVM",
+            Self::Tcg => "software emulation",
+        })
+    }
+}
+
 /// Starts the firmware for a moment. Inside some virtual machines /dev/kvm is there and stops at
 /// the first instruction that it does not know, which QEMU reports as an internal error.
 fn kvm_starts_a_guest() -> bool {

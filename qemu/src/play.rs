@@ -10,15 +10,16 @@ pub fn play(image: &Path) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("portcullis-lab-").tempdir()?;
     let disk = Disk::overlay(image, &folder.path().join("disk.qcow2"), Some(2048))?;
     let mut lab = Lab::new(folder.path(), disk)?;
-    println!("Booting the appliance ({:?}) ...", Accelerator::choose()?);
+    println!("Booting the appliance ({}) ...", Accelerator::choose()?);
     lab.boot()?;
     let [host, second] = &lab.hosts;
     println!(
         "
 You are on a LAN host ({address}) behind the appliance. Try:
-  ping {site}                       through the NAT to the simulated internet
-  curl http://{name}/               the address that the site sees you from
-  dig {name}    dig pc.lan          an outside and a local name
+  ping {site}               through the NAT to the simulated internet
+  curl http://{name}/    the address that the site sees you from
+  dig {name}             an outside name
+  dig pc.lan                      the name of this host
   curl -k https://192.168.77.1/api/v1/status
 A second LAN host without lease yet:   ip netns exec {second} bash
 The provider (DHCP, DNS) and the site: ip netns exec {provider} bash, ip netns exec {web} bash

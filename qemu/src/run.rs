@@ -51,14 +51,7 @@ pub fn run(settings: &Settings) -> Result<()> {
     })?);
     std::fs::create_dir_all(folder)?;
     let disk = disk(image, &folder.join("disk.qcow2"), *reset)?;
-    let accelerator = Accelerator::choose()?;
-    println!(
-        "Booting the appliance ({}) ...",
-        match accelerator {
-            Accelerator::Kvm => "KVM",
-            Accelerator::Tcg => "software emulation: slower than hardware, about half a minute",
-        }
-    );
+    println!("Booting the appliance ({}) ...", Accelerator::choose()?);
     let mut vm = Vm::start(VmSettings {
         folder: folder.clone(),
         disk: disk.clone(),

@@ -68,7 +68,7 @@ pub fn measure(image: &Path) -> Result<Report> {
         memory_mib.push(used / f64::from(1 << 20));
         lab.cut_power();
     }
-    let how = format!("{:?}, 2 CPUs, 512 MiB, median of {BOOTS}", Accelerator::choose()?);
+    let how = format!("{}, 2 CPUs, 512 MiB, median of {BOOTS}", Accelerator::choose()?);
     let mut rows = vec![Row {
         peer_name: how,
         ..Row::figure("power-on to first lease of a LAN client", "s", median(&mut lease_seconds))
