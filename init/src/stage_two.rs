@@ -302,6 +302,7 @@ async fn supervise(
         ending: ending_sender.clone(),
     };
     serve_bus(&places, &manifests, &parts);
+    let parts_at_end = parts.clone();
     tokio::spawn(watch_health(parts.clone(), console.clone(), handover, (began, supervising)));
     let mut watchdog = Watchdog::open();
     tokio::spawn(async move {
@@ -322,6 +323,15 @@ async fn supervise(
         Ending::Reboot => "Portcullis: restarting",
         Ending::PowerOff => "Portcullis: switching off",
     });
+    // Whoever ends a healthy boot before it has settled must not cost the slot a try.
+    let well = {
+        let mut health = parts_at_end.supervisor.health();
+        let now = health.borrow_and_update();
+        now.changes > 0 && now.problems.is_empty()
+    };
+    if well {
+        confirm_slot(&parts_at_end).await;
+    }
     tracing::info!(?ending, "stopping all services");
     let _ = handle.stop_all().await;
     tracing::info!("all services have ended");
@@ -432,14 +442,18 @@ async fn confirm_when_healthy(
         if tokio::time::timeout(health::SETTLED, unwell).await.is_ok() {
             continue;
         }
-        let Some(running) = parts.facts.running.clone() else { return };
-        match tokio::task::spawn_blocking(move || running.confirm()).await {
-            Ok(Ok(true)) => tracing::info!("slot confirmed: this boot is healthy"),
-            Ok(Ok(false)) => {}
-            Ok(Err(error)) => tracing::error!(%error, "slot not confirmed"),
-            Err(error) => tracing::error!(%error, "slot not confirmed"),
-        }
+        confirm_slot(parts).await;
         return;
+    }
+}
+
+async fn confirm_slot(parts: &Parts) {
+    let Some(running) = parts.facts.running.clone() else { return };
+    match tokio::task::spawn_blocking(move || running.confirm()).await {
+        Ok(Ok(true)) => tracing::info!("slot confirmed: this boot is healthy"),
+        Ok(Ok(false)) => {}
+        Ok(Err(error)) => tracing::error!(%error, "slot not confirmed"),
+        Err(error) => tracing::error!(%error, "slot not confirmed"),
     }
 }
 

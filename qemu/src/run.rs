@@ -106,11 +106,13 @@ fn disk(image: &Path, path: &Path, reset: bool) -> Result<Disk> {
     if !image.exists() {
         bail!("{} does not exist: run `make image` first", image.display());
     }
+    // The builder's report beside the image says the version; a copy of it stays with the disk.
+    let report = image.with_file_name("size.json");
+    let installed = path.with_file_name("installed.json");
     if path.exists() && !reset {
-        let newer = image.metadata()?.modified()? > path.metadata()?.created()?;
-        if newer {
+        if std::fs::read(&report).ok() != std::fs::read(&installed).ok() {
             println!(
-                "The image is newer than the disk {}: it goes on with the version on the disk. \
+                "The image is of another version than the disk {}, which goes on with its own. \
                  Start anew with: make run RESET=1",
                 path.display()
             );
@@ -121,6 +123,9 @@ fn disk(image: &Path, path: &Path, reset: bool) -> Result<Disk> {
         portcullis_netns::execute(
             Command::new("qemu-img").args(["resize", "-q", "-f", "qcow2"]).arg(path).arg("4G"),
         )?;
+        if report.exists() {
+            std::fs::copy(&report, &installed)?;
+        }
     }
     Ok(Disk { path: path.to_owned(), format: "qcow2" })
 }

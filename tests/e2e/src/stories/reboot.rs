@@ -15,6 +15,10 @@ pub fn keeps_leases(scene: &mut Scene) -> Result<()> {
     let status = scene.lab.vm()?.wait_for_end(Duration::from_secs(30))?;
     ensure!(status.success(), "QEMU: {status}");
     scene.lab.boot()?;
+    // However soon a person ends a healthy boot, it does not cost the slot a try.
+    let status = scene.host().status()?;
+    let confirmed = status.pointer("/slots/0/confirmed").and_then(Value::as_bool);
+    ensure!(confirmed == Some(true), "the slot is not confirmed: {status:#}");
     same(scene, &before)
 }
 
