@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use portcullis_netns::Running;
+use portcullis_qemu::addresses;
 use serde_json::Value;
 
 use crate::scene::Scene;
@@ -11,14 +12,9 @@ use crate::scene::Scene;
 pub fn from_wan(scene: &mut Scene) -> Result<()> {
     let wan = wan_address(scene)?;
     let provider = &scene.lab.internet.provider;
-    // Everything that the appliance sends to the scanner while it is scanned, but for its own DNS
-    // and DHCP questions.
     let capture = scene.folder().join("scan.pcap");
     let mut command = provider.command("tcpdump");
-    command
-        .args(["-n", "-i", "wan0", "-U", "-w"])
-        .arg(&capture)
-        .arg(format!("src host {wan} and not arp and not port 53 and not (udp port 67)"));
+    command.args(["-n", "-i", "wan0", "-U", "-w"]).arg(&capture).arg(format!("ip src host {wan}"));
     let mut tcpdump = Running::start(command)?;
     std::thread::sleep(Duration::from_millis(500));
     tcpdump.check()?;
@@ -31,10 +27,20 @@ pub fn from_wan(scene: &mut Scene) -> Result<()> {
     ensure!(!tcp.contains("/closed/"), "answered on the WAN: {tcp}");
     let ping = provider.run(&format!("ping -c 1 -W 1 {wan}"));
     ensure!(ping.is_err(), "the WAN address answers ping");
+    // What the LAN sends meanwhile must be in the capture: proof that it sees what passes.
+    scene.host().get(&format!("http://{}/", addresses::SITE))?;
     std::thread::sleep(Duration::from_millis(500));
     tcpdump.signal(rustix::process::Signal::INT)?;
     tcpdump.wait(Duration::from_secs(5))?;
-    let answers = provider.run(&format!("tcpdump -n -r {}", capture.display()))?;
+    let captured =
+        |filter: &str| provider.run(&format!("tcpdump -n -r {} {filter}", capture.display()));
+    let passed = captured(&format!("dst host {}", addresses::SITE))?;
+    ensure!(!passed.trim().is_empty(), "the capture saw nothing of the LAN's download");
+    // To the scanner the router may send its own questions, to its DNS and DHCP ports, only.
+    let answers = captured(&format!(
+        "dst host {} and not dst port 53 and not dst port 67",
+        addresses::PROVIDER
+    ))?;
     ensure!(answers.trim().is_empty(), "the appliance answered the scan:\n{answers}");
     Ok(())
 }
