@@ -136,7 +136,7 @@ async fn apply_reaches_only_who_is_concerned() -> Result<()> {
     assert_eq!(report.generation, 1);
     assert_eq!(lab.counts(), [0, 1, 0, 0, 0]);
     let part: part::FirewallPart = serde_json::from_str(&lab.firewall.parts()[0])?;
-    assert_eq!(part.max_flows, 2048);
+    assert_eq!(part.firewall.max_flows, 2048);
 
     let report = config.apply(OTHER_NETWORK.into()).await?;
     let all = ["network", "firewall", "dhcp", "dns", "web"].map(|service| (service, true));

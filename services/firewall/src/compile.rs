@@ -36,7 +36,7 @@ pub fn compile(part: &FirewallPart, interfaces: &[InterfaceStatus], current: &[Z
     desired.zones = vec![Zone::default(); MAX_ZONES as usize];
     for (name, id) in &ids {
         if let (Some(zone), Some(slot)) =
-            (part.zones.get(*name), desired.zones.get_mut(usize::from(*id)))
+            (part.firewall.zones.get(*name), desired.zones.get_mut(usize::from(*id)))
         {
             *slot = Zone {
                 services: zone.services.iter().fold(0, |bits, service| bits | bit(*service)),
@@ -46,7 +46,7 @@ pub fn compile(part: &FirewallPart, interfaces: &[InterfaceStatus], current: &[Z
         }
     }
     let mut decided = BTreeSet::new();
-    for rule in &part.policies {
+    for rule in &part.firewall.policies {
         if let (Some(from), Some(to)) = (ids.get(rule.from.as_str()), ids.get(rule.to.as_str())) {
             let pair = pair_index(*from, *to);
             // The first that fits decides.
@@ -105,7 +105,7 @@ fn zone_ids<'a>(
     let mut ids = BTreeMap::new();
     let mut free: BTreeSet<u8> = (1..MAX_ZONES as u8).collect();
     let mut new = Vec::new();
-    for name in part.zones.keys() {
+    for name in part.firewall.zones.keys() {
         let bytes = name_bytes(name.as_str());
         match current.iter().zip(0_u8..).find(|(zone, id)| *id != 0 && zone.name == bytes) {
             Some((_, id)) => {

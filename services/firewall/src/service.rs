@@ -37,7 +37,7 @@ impl Firewall {
     /// # Errors
     /// See [`Datapath::open`].
     pub fn open(pins: PathBuf, part: FirewallPart) -> Result<Self> {
-        let datapath = Datapath::open(&pins, part.max_flows)?;
+        let datapath = Datapath::open(&pins, part.firewall.max_flows)?;
         Ok(Self {
             pins,
             datapath,
@@ -54,8 +54,8 @@ impl Firewall {
     /// # Errors
     /// If the new flow table cannot be made; all stays as it was then.
     pub fn apply(&mut self, part: FirewallPart) -> Result<bool> {
-        if part.max_flows != self.datapath.max_flows() {
-            self.datapath = Datapath::open(&self.pins, part.max_flows)?;
+        if part.firewall.max_flows != self.datapath.max_flows() {
+            self.datapath = Datapath::open(&self.pins, part.firewall.max_flows)?;
         }
         self.part = part;
         self.reconcile()
@@ -117,7 +117,7 @@ impl Firewall {
     /// # Errors
     /// What the kernel says.
     pub fn sweep(&mut self, walk: &mut Walk) -> Result<Option<Swept>> {
-        sweep::sweep(self.datapath.maps(), walk, &self.part.timeouts, self.pressure)
+        sweep::sweep(self.datapath.maps(), walk, &self.part.firewall.timeouts, self.pressure)
     }
 
     /// Draws the conclusions of a whole pass over the table. Returns whether the next one is urgent.
@@ -138,7 +138,7 @@ impl Firewall {
     /// What the kernel says.
     pub fn flows(&mut self, limit: usize) -> Result<FlowPage> {
         let capacity = u64::from(self.datapath.max_flows());
-        let (total, flows) = sweep::newest(self.datapath.maps(), &self.part.timeouts, limit)?;
+        let (total, flows) = sweep::newest(self.datapath.maps(), &self.part.firewall.timeouts, limit)?;
         Ok(FlowPage { total, capacity, flows })
     }
 

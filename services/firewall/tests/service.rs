@@ -180,7 +180,7 @@ async fn story() -> Result<()> {
     .await?;
     host.run("ping -c 1 -W 2 198.51.100.10")?;
     let page = firewall.flows(10).await?;
-    ensure!(page.total == 1 && page.capacity == u64::from(part.max_flows), "{page:?}");
+    ensure!(page.total == 1 && page.capacity == u64::from(part.firewall.max_flows), "{page:?}");
 
     println!("  killed: packets and flows go on, and it takes them over again");
     service.kill()?;

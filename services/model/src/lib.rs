@@ -10,7 +10,7 @@
 mod dhcp;
 mod dns;
 mod document;
-mod firewall;
+pub mod firewall;
 mod interface;
 mod mac;
 mod name;
@@ -24,5 +24,5 @@ pub use document::{Document, ParseError, VERSION};
 pub use firewall::{Action, Firewall, Policy, RouterService, Timeouts, Zone};
 pub use interface::{Interface, InterfaceKind, Ipv4, PortSelector};
 pub use mac::MacAddress;
-pub use name::{HostName, Name, NameError};
+pub use name::{HostName, Label, Name, NameError};
 pub use system::System;

@@ -17,6 +17,11 @@ pub enum NameError {
         "`{0}` is not a host name: allowed are 1 to 63 of a-z, 0-9 and -, not at either end (RFC 1123 section 2.1)"
     )]
     HostName(String),
+    /// Not a [`Label`].
+    #[error(
+        "`{0}` is not a name: allowed are 1 to 63 of a-z, 0-9, -, _ and ., beginning with a letter or digit"
+    )]
+    Label(String),
 }
 
 /// Name of an interface, zone, ... : 1 to 15 characters (what a Linux device name can be), a-z,
@@ -61,15 +66,30 @@ impl FromStr for HostName {
     }
 }
 
+/// Name of a rule or port forward: 1 to 63 characters, a-z, 0-9, `-`, `_`, `.`, beginning with a
+/// letter or digit.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Label(String);
+
+impl FromStr for Label {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let first = text.bytes().next().is_some_and(plain);
+        let rest = text.bytes().all(|b| plain(b) || matches!(b, b'-' | b'_' | b'.'));
+        if first && rest && text.len() <= 63 {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(NameError::Label(text.to_owned()))
+        }
+    }
+}
+
 macro_rules! text_newtype {
     ($Type:ident) => {
         impl $Type {
-            /// A name known to be valid (unit tests parse every one).
-            pub(crate) fn from_static(text: &'static str) -> Self {
-                debug_assert!(text.parse::<Self>().is_ok());
-                Self(text.to_owned())
-            }
-
             /// The text.
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -104,3 +124,17 @@ macro_rules! text_newtype {
 }
 text_newtype!(Name);
 text_newtype!(HostName);
+text_newtype!(Label);
+
+macro_rules! known_names {
+    ($($Type:ident)*) => { $(
+        impl $Type {
+            /// A name known to be valid (unit tests parse every one).
+            pub(crate) fn from_static(text: &'static str) -> Self {
+                debug_assert!(text.parse::<Self>().is_ok());
+                Self(text.to_owned())
+            }
+        }
+    )* };
+}
+known_names!(Name HostName);

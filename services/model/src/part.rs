@@ -7,8 +7,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DhcpServer, Document, HostName, Interface, Name, Policy, RouterService, Timeouts,
-    UpstreamAddress, Zone,
+    DhcpServer, Document, Firewall, HostName, Interface, Name, RouterService, UpstreamAddress,
 };
 
 /// Part of the network service.
@@ -25,14 +24,8 @@ pub struct NetworkPart {
 pub struct FirewallPart {
     /// Zone of each interface.
     pub interfaces: BTreeMap<Name, Name>,
-    /// All zones.
-    pub zones: BTreeMap<Name, Zone>,
-    /// Policies between zones, first fit decides.
-    pub policies: Vec<Policy>,
-    /// Flows tracked at most.
-    pub max_flows: u32,
-    /// Idle times.
-    pub timeouts: Timeouts,
+    /// Everything that the document says of the firewall.
+    pub firewall: Firewall,
 }
 
 /// Part of the DHCP server.
@@ -94,17 +87,13 @@ impl NetworkPart {
 impl FirewallPart {
     /// Cuts the part out of a valid document.
     pub fn of(document: &Document) -> Self {
-        let firewall = &document.firewall;
         Self {
             interfaces: document
                 .interfaces
                 .iter()
                 .map(|(name, interface)| (name.clone(), interface.zone.clone()))
                 .collect(),
-            zones: firewall.zones.clone(),
-            policies: firewall.policies.clone(),
-            max_flows: firewall.max_flows,
-            timeouts: firewall.timeouts,
+            firewall: document.firewall.clone(),
         }
     }
 }

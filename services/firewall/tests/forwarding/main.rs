@@ -352,7 +352,7 @@ fn a_restart_of_the_service_keeps_flows_and_filter() -> Result<()> {
 fn flows_of_a_lost_wan_address_are_purged_at_once() -> Result<()> {
     let mut site = Site::new()?;
     site.host.run(&format!("ping -c 1 -W 2 {SERVER}"))?;
-    let timeouts = site.part.timeouts;
+    let timeouts = site.part.firewall.timeouts;
     let (total, flows) = sweep::newest(site.datapath.maps(), &timeouts, 10)?;
     ensure!(total == 1 && flows[0].translated_source.starts_with(&format!("{WAN}:")), "{flows:?}");
     ensure!(
@@ -379,7 +379,7 @@ fn flows_of_a_lost_wan_address_are_purged_at_once() -> Result<()> {
 fn old_flows_are_forgotten_and_a_full_table_refuses_new_ones_only() -> Result<()> {
     let mut site = Site::new()?;
     site.host.run(&format!("ping -c 1 -W 2 {SERVER}"))?;
-    let mut timeouts = site.part.timeouts;
+    let mut timeouts = site.part.firewall.timeouts;
     let mut walk = portcullis_firewall::datapath::Walk::default();
     let pressure = portcullis_firewall::ageing::Pressure::NONE;
     let maps = site.datapath.maps();
@@ -410,7 +410,7 @@ fn old_flows_are_forgotten_and_a_full_table_refuses_new_ones_only() -> Result<()
 #[test]
 fn tcp_states_come_from_real_connections() -> Result<()> {
     let mut site = Site::new()?;
-    let timeouts = site.part.timeouts;
+    let timeouts = site.part.firewall.timeouts;
     let mut states = Vec::new();
     let listener = site.server.enter(|| Ok(TcpListener::bind((SERVER, 7))?))?;
     let server = echo_tcp(listener);
@@ -459,7 +459,7 @@ fn the_dhcp_client_of_the_router_is_answered_and_nobody_else() -> Result<()> {
     ensure!(receive(&server), "{}", site.counters()?);
     server.send_to(b"offer", (WAN, 68))?;
     ensure!(receive(&client), "{}", site.counters()?);
-    let timeouts = site.part.timeouts;
+    let timeouts = site.part.firewall.timeouts;
     let (_, flows) = sweep::newest(site.datapath.maps(), &timeouts, 10)?;
     let flow =
         flows.iter().find(|flow| flow.source == "0.0.0.0:68").context("the client's flow")?;

@@ -231,7 +231,7 @@ fn attach(namespace: &Namespace, interfaces: &[InterfaceStatus]) -> Result<(Data
     let pins = Pins(PathBuf::from(format!("/sys/fs/bpf/{}", namespace.name())));
     let part = FirewallPart::of(&Document::parse("")?);
     let datapath = namespace.enter(|| {
-        let mut datapath = Datapath::open(&pins.0, part.max_flows)?;
+        let mut datapath = Datapath::open(&pins.0, part.firewall.max_flows)?;
         let desired = compile(&part, interfaces, &datapath.maps().zones()?);
         install(datapath.maps(), &desired)?;
         datapath.maps().set_config(&Config { generation: 1, reserved: 0 })?;

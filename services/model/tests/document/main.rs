@@ -9,10 +9,11 @@
     reason = "clippy's exception for tests does not reach the functions beside them"
 )]
 
+mod firewalls;
+
 use portcullis_model::{
-    Action, DhcpServer, Dns, Document, Firewall, HostName, Interface, InterfaceKind, Ipv4,
-    MacAddress, Name, Policy, Pool, PortSelector, Reservation, RouterService, System, Timeouts,
-    UpstreamAddress, Zone, validate::validate,
+    DhcpServer, Dns, Document, HostName, Interface, InterfaceKind, Ipv4, MacAddress, Name, Pool,
+    PortSelector, Reservation, System, UpstreamAddress, validate::validate,
 };
 use proptest::{collection, option, prelude::*};
 
@@ -87,7 +88,7 @@ fn errors_have_path_line_and_column() {
             "[firewall]\nzone = 1",
             "firewall.zone",
             (2, 1),
-            "unknown field `zone`, expected one of `zones`, `policies`, `max_flows`, `timeouts`",
+            "unknown field `zone`, expected one of `datapath`, `max_flows`, `hooks`, `zones`, `policies`",
         ),
         ("[nonsense]", "nonsense", (1, 2), "unknown field `nonsense`"),
         ("[dns\n", "", (1, 5), ""),
@@ -107,7 +108,7 @@ fn errors_have_path_line_and_column() {
 
 #[test]
 fn the_documented_example_is_valid() {
-    let text = include_str!("../../../docs/configuration-example.toml");
+    let text = include_str!("../../../../docs/configuration-example.toml");
     let document = parse(text);
     let problems = validate(&document);
     assert!(problems.is_empty(), "{problems:?}");
@@ -116,7 +117,7 @@ fn the_documented_example_is_valid() {
 
 #[test]
 fn every_document_in_the_manual_is_valid() {
-    let manual = include_str!("../../../docs/configuration.md");
+    let manual = include_str!("../../../../docs/configuration.md");
     let blocks: Vec<&str> =
         manual.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert!(blocks.len() >= 3, "the manual has examples");
@@ -128,8 +129,8 @@ fn every_document_in_the_manual_is_valid() {
 
 #[test]
 fn the_manual_names_every_field() {
-    let manual = include_str!("../../../docs/configuration.md");
-    let example = parse(include_str!("../../../docs/configuration-example.toml"));
+    let manual = include_str!("../../../../docs/configuration.md");
+    let example = parse(include_str!("../../../../docs/configuration-example.toml"));
     let toml = example.to_toml().unwrap();
     for key in toml.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key.trim()) {
         assert!(manual.contains(&format!("`{key}`")), "`{key}` is not in the manual");
@@ -230,39 +231,6 @@ fn servers() -> impl Strategy<Value = DhcpServer> {
         })
 }
 
-fn firewalls() -> impl Strategy<Value = Firewall> {
-    let service = prop_oneof![
-        Just(RouterService::Dhcp),
-        Just(RouterService::Dns),
-        Just(RouterService::Ping),
-        Just(RouterService::Web),
-    ];
-    let zone = (any::<bool>(), collection::btree_set(service, 0..4))
-        .prop_map(|(masquerade, services)| Zone { masquerade, services });
-    let action = prop_oneof![Just(Action::Allow), Just(Action::Deny)];
-    let policy =
-        (names(), names(), action).prop_map(|(from, to, action)| Policy { from, to, action });
-    let timeouts = any::<[u32; 5]>().prop_map(|[a, b, c, d, e]| Timeouts {
-        tcp_established_s: a,
-        tcp_transitory_s: b,
-        udp_s: c,
-        udp_unreplied_s: d,
-        icmp_s: e,
-    });
-    (
-        collection::btree_map(names(), zone, 0..4),
-        collection::vec(policy, 0..4),
-        any::<u32>(),
-        timeouts,
-    )
-        .prop_map(|(zones, policies, max_flows, timeouts)| Firewall {
-            zones,
-            policies,
-            max_flows,
-            timeouts,
-        })
-}
-
 fn documents() -> impl Strategy<Value = Document> {
     let upstream = any::<std::net::SocketAddr>().prop_map(|address| {
         // The text form has neither flow label nor scope.
@@ -276,7 +244,7 @@ fn documents() -> impl Strategy<Value = Document> {
         collection::btree_map(names(), interfaces(), 0..4),
         collection::btree_map(names(), servers(), 0..3),
         dns,
-        firewalls(),
+        firewalls::firewalls(),
     )
         .prop_map(|(version, hostname, interfaces, dhcp, dns, firewall)| Document {
             version,
@@ -315,7 +283,7 @@ proptest! {
     fn damaged_documents_are_documents_or_errors(
         picks in collection::vec((0..200_usize, 0..60_usize, any::<char>()), 0..40)
     ) {
-        let example = include_str!("../../../docs/configuration-example.toml");
+        let example = include_str!("../../../../docs/configuration-example.toml");
         let lines: Vec<&str> = example.lines().collect();
         let mut text = String::new();
         for (line, column, c) in picks {

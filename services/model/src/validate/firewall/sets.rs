@@ -1,0 +1,135 @@
+//! `firewall.addresses`, `firewall.ports`, `firewall.schedules`: sets exist and do not contain
+//! themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::{Problems, list};
+use crate::{
+    Name,
+    firewall::{AddressMatch, Firewall, PortMatch},
+};
+
+pub(super) fn check(firewall: &Firewall, problems: &mut Problems) {
+    let inner = |member: &AddressMatch| match member {
+        AddressMatch::Set(name) => Some(name.clone()),
+        AddressMatch::Net(_) | AddressMatch::Range(..) => None,
+    };
+    for (name, set) in &firewall.addresses {
+        addresses(firewall, &format!("firewall.addresses.{name}.members"), &set.members, problems);
+    }
+    let graph: Graph = firewall
+        .addresses
+        .iter()
+        .map(|(name, set)| (name.clone(), set.members.iter().map(inner).collect()))
+        .collect();
+    cycles("firewall.addresses", &graph, problems);
+
+    let inner = |member: &PortMatch| match member {
+        PortMatch::Set(name) => Some(name.clone()),
+        PortMatch::Range(_) => None,
+    };
+    for (name, set) in &firewall.ports {
+        ports(firewall, &format!("firewall.ports.{name}.members"), &set.members, problems);
+    }
+    let graph: Graph = firewall
+        .ports
+        .iter()
+        .map(|(name, set)| (name.clone(), set.members.iter().map(inner).collect()))
+        .collect();
+    cycles("firewall.ports", &graph, problems);
+
+    for (name, schedule) in &firewall.schedules {
+        if schedule.days.is_empty() {
+            problems.add(
+                format!("firewall.schedules.{name}.days"),
+                "at least one day is needed, of mon, tue, wed, thu, fri, sat, sun",
+            );
+        }
+    }
+}
+
+/// Sets named in a list of addresses must exist.
+pub(super) fn addresses(
+    firewall: &Firewall,
+    path: &str,
+    members: &[AddressMatch],
+    problems: &mut Problems,
+) {
+    for (index, member) in members.iter().enumerate() {
+        if let AddressMatch::Set(name) = member
+            && !firewall.addresses.contains_key(name)
+        {
+            problems.add(
+                format!("{path}[{index}]"),
+                format!(
+                    "`@{name}` is not an address set; firewall.addresses has: {}",
+                    list(firewall.addresses.keys())
+                ),
+            );
+        }
+    }
+}
+
+/// Sets named in a list of ports must exist.
+pub(super) fn ports(
+    firewall: &Firewall,
+    path: &str,
+    members: &[PortMatch],
+    problems: &mut Problems,
+) {
+    for (index, member) in members.iter().enumerate() {
+        if let PortMatch::Set(name) = member
+            && !firewall.ports.contains_key(name)
+        {
+            problems.add(
+                format!("{path}[{index}]"),
+                format!(
+                    "`@{name}` is not a port set; firewall.ports has: {}",
+                    list(firewall.ports.keys())
+                ),
+            );
+        }
+    }
+}
+
+/// The sets that each set names, by the position of the member.
+type Graph = BTreeMap<Name, Vec<Option<Name>>>;
+
+/// Reports each member through which a set contains itself, once for each cycle.
+fn cycles(table: &str, graph: &Graph, problems: &mut Problems) {
+    let mut done = BTreeSet::new();
+    for name in graph.keys() {
+        let mut trail = Vec::new();
+        visit(table, graph, name, &mut trail, &mut done, problems);
+    }
+}
+
+fn visit(
+    table: &str,
+    graph: &Graph,
+    name: &Name,
+    trail: &mut Vec<Name>,
+    done: &mut BTreeSet<Name>,
+    problems: &mut Problems,
+) {
+    if done.contains(name) {
+        return;
+    }
+    trail.push(name.clone());
+    for (index, inner) in graph.get(name).into_iter().flatten().enumerate() {
+        let Some(inner) = inner else { continue };
+        match trail.iter().position(|earlier| earlier == inner) {
+            Some(start) => {
+                let way: Vec<_> =
+                    trail.iter().skip(start).chain([inner]).map(ToString::to_string).collect();
+                problems.add(
+                    format!("{table}.{name}.members[{index}]"),
+                    format!("a set must not contain itself: {}", way.join(" -> ")),
+                );
+            }
+            None => visit(table, graph, inner, trail, done, problems),
+        }
+    }
+    trail.pop();
+    done.insert(name.clone());
+}
