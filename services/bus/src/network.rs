@@ -38,7 +38,7 @@ pub struct InterfaceStatus {
     pub carrier: bool,
     /// MTU in bytes.
     pub mtu: u32,
-    /// Addresses with prefix length: `192.168.77.1/24`.
+    /// Addresses of both families with prefix length, IPv4 first: `192.168.77.1/24`.
     pub addresses: Vec<String>,
     /// Default gateway by this interface, if any.
     pub gateway: Option<String>,

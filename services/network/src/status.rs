@@ -34,6 +34,8 @@ pub fn interfaces(part: &NetworkPart, target: &Target, actual: &Actual) -> Vec<I
                 .filter(|address| address.index == link.index)
                 .map(|address| address.address.to_string())
                 .collect();
+            let addresses6 = actual.addresses6.iter().filter(|(index, _)| *index == link.index);
+            status.addresses.extend(addresses6.map(|(_, address)| address.to_string()));
             status.gateway = actual
                 .routes
                 .iter()

@@ -8,7 +8,7 @@ pub mod sysfs;
 
 use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use portcullis_model::MacAddress;
 
 /// Mark of our routes (`rtm_protocol`, as in `ip route show proto 80`) and addresses
@@ -26,6 +26,9 @@ pub struct Actual {
     pub links: BTreeMap<u32, Link>,
     /// IPv4 addresses of all devices, in the kernel's order.
     pub addresses: Vec<Address>,
+    /// IPv6 addresses of all devices by their kernel index, without those that may turn out to be
+    /// somebody else's. They are reported only: the kernel makes them, or somebody else.
+    pub addresses6: Vec<(u32, Ipv6Net)>,
     /// IPv4 unicast routes of the main table.
     pub routes: Vec<Route>,
     /// Values of those kernel parameters that are managed, by path under `/proc/sys`. One that

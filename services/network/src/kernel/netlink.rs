@@ -8,13 +8,13 @@ use std::{
 };
 
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream::BoxStream};
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use portcullis_model::MacAddress;
 use rtnetlink::{
     Handle, LinkBridge, LinkUnspec, MulticastGroup, RouteMessageBuilder,
     packet_route::{
         AddressFamily,
-        address::{AddressAttribute, AddressMessage, AddressProtocol},
+        address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol},
         link::{
             BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo,
             LinkLayerType, LinkMessage,
@@ -92,6 +92,7 @@ impl Kernel {
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Ifaddr,
         ])
         .map_err(open("the netlink monitor"))?;
         let sysctls = Sysctls::open().map_err(open("/proc/sys/net"))?;
@@ -129,10 +130,13 @@ impl Kernel {
     ) -> Result<Actual, KernelError> {
         let mut request = self.handle.address().get();
         request.message_mut().header.family = AddressFamily::Inet;
+        let mut request6 = self.handle.address().get();
+        request6.message_mut().header.family = AddressFamily::Inet6;
         let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
         Ok(Actual {
             links,
             addresses: dump("addresses", request.execute(), address).await?,
+            addresses6: dump("IPv6 addresses", request6.execute(), address6).await?,
             routes: dump("routes", self.handle.route().get(query).execute(), route).await?,
             sysctls: self.sysctls.read(sysctls).map_err(KernelError::ReadSysctl)?,
         })
@@ -377,6 +381,27 @@ fn address(message: &AddressMessage) -> Option<Address> {
     }
     let address = Ipv4Net::new(local?, message.header.prefix_len).ok()?;
     Some(Address { index: message.header.index, address, ours })
+}
+
+fn address6(message: &AddressMessage) -> Option<(u32, Ipv6Net)> {
+    let header = &message.header;
+    if header.family != AddressFamily::Inet6 {
+        return None;
+    }
+    let mut address = None;
+    let unsure = AddressFlags::Tentative | AddressFlags::Dadfailed;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Address(IpAddr::V6(found)) if address.is_none() => {
+                address = Some(*found);
+            }
+            // Of a point-to-point link, where the other is the peer's.
+            AddressAttribute::Local(IpAddr::V6(found)) => address = Some(*found),
+            AddressAttribute::Flags(flags) if flags.intersects(unsure) => return None,
+            _ => {}
+        }
+    }
+    Some((header.index, Ipv6Net::new(address?, header.prefix_len).ok()?))
 }
 
 fn route(message: &RouteMessage) -> Option<Route> {
