@@ -1,0 +1,200 @@
+//! What is dropped before anything else is asked: blocklist, bogons, floods.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use portcullis_model::{
+    Name,
+    firewall::{AddressRanges, FloodLimit, SynCookies},
+};
+
+use super::{
+    Compiler,
+    forward::{MANGLE, pass_known},
+    matches::{
+        Family, ICMP, ICMPV6, TCP, UDP, drop, is_not, jump, net_range, protocol, ranges4, ranges6,
+        rule, within,
+    },
+};
+use crate::ruleset::{
+    ChainType, Field, Hook, Meter, Operand, Rate, RateUnit, Rule, Set, Statement, Type, Value,
+};
+
+/// Senders that a limit keeps account of at the same time.
+const SENDERS: u32 = 65_535;
+/// Seconds after which a sender that was silent is forgotten.
+const MEMORY_S: u32 = 60;
+
+impl Compiler<'_> {
+    /// Only first packets are asked: what is known has passed here before.
+    pub(super) fn guard(&mut self) {
+        let mut rules = vec![pass_known()];
+        rules.extend(self.blocklist());
+        rules.extend(self.bogons());
+        rules.extend(self.floods());
+        if self.firewall.protection.syn_cookies == SynCookies::Always {
+            self.problems.push(
+                "protection.syn_cookies: nftables answers no SYN for hosts inside; there are no \
+                 cookies for them"
+                    .to_owned(),
+            );
+        }
+        if rules.len() > 1 {
+            self.base("guard", ChainType::Filter, Hook::Prerouting, MANGLE, rules);
+        }
+    }
+
+    fn blocklist(&mut self) -> Vec<Rule> {
+        let list = self.resolved.addresses(&self.firewall.protection.blocklist);
+        let refused = [self.count("drop.blocklist", None), drop()];
+        let mut rules = Vec::new();
+        for family in Family::BOTH {
+            let (key, ranges) = by_family(family, &list);
+            if ranges.is_empty() {
+                continue;
+            }
+            let set = Set::intervals(format!("blocklist{}", family.digit()), key, ranges);
+            let set = self.pool.named(set);
+            let destination = match family {
+                Family::V4 => Field::Destination4,
+                Family::V6 => Field::Destination6,
+            };
+            for field in [family.source(), destination] {
+                let matched = [family.statement(), within(field, set.clone())];
+                rules.push(rule(matched, refused.iter().cloned()));
+            }
+        }
+        rules
+    }
+
+    /// Sources that cannot be on the internet, but for the networks that the router is in.
+    fn bogons(&mut self) -> Vec<Rule> {
+        let firewall = self.firewall;
+        let zones = firewall.zones.iter().filter(|(_, zone)| zone.bogons);
+        let zones: BTreeSet<&Name> = zones.map(|(name, _)| name).collect();
+        let own: Vec<IpNet> =
+            self.site.interfaces.iter().flat_map(|one| &one.addresses).map(IpNet::trunc).collect();
+        let mut rules = Vec::new();
+        for family in Family::BOTH {
+            let is_family = |net: &&IpNet| net.addr().is_ipv4() == (family == Family::V4);
+            let bogons: Vec<(Value, Value)> =
+                self.site.bogons.iter().filter(is_family).map(net_range).collect();
+            if bogons.is_empty() {
+                continue;
+            }
+            let key = key_of(family);
+            let set = Set::intervals(format!("bogons{}", family.digit()), key, bogons);
+            let own: Vec<(Value, Value)> = own.iter().filter(is_family).map(net_range).collect();
+            let except = Set::intervals(format!("own{}", family.digit()), key, own);
+            for zone in &zones {
+                let Some(from) = self.arrives_by(zone) else { continue };
+                let refused = [self.count("drop.bogon", Some((zone.as_str(), "-"))), drop()];
+                let mut matched = vec![
+                    from,
+                    family.statement(),
+                    within(family.source(), self.pool.named(set.clone())),
+                ];
+                if !except.elements.is_empty() {
+                    let except = Operand::Set(self.pool.named(except.clone()));
+                    matched.push(is_not(family.source(), except));
+                }
+                rules.push(rule(matched, refused));
+            }
+        }
+        rules
+    }
+
+    /// Limits of first packets: of each source (of the /64 for IPv6), then of all.
+    fn floods(&mut self) -> Vec<Rule> {
+        let firewall = self.firewall;
+        let protection = &firewall.protection;
+        let zones: BTreeSet<&Name> = match &protection.zones {
+            Some(zones) => zones.iter().collect(),
+            None => {
+                let outside = firewall.zones.iter().filter(|(_, zone)| zone.masquerade);
+                outside.map(|(name, _)| name).collect()
+            }
+        };
+        let names = zones.iter().filter_map(|zone| self.zones.get(*zone)).flatten();
+        let names: Vec<Value> = names.map(|device| Value::Name((*device).to_owned())).collect();
+        let name = || "flood.devices".to_owned();
+        let Some(from) = self.pool.among(Field::InputName, Type::InterfaceName, names, name) else {
+            return Vec::new();
+        };
+        let exempt = self.resolved.addresses(&protection.exempt);
+        let mut rules = Vec::new();
+        for (class, limit, protocols) in [
+            ("syn", protection.syn, [(TCP, Family::V4), (TCP, Family::V6)]),
+            ("udp", protection.udp, [(UDP, Family::V4), (UDP, Family::V6)]),
+            ("icmp", protection.icmp, [(ICMP, Family::V4), (ICMPV6, Family::V6)]),
+        ] {
+            let total = self.total(class, limit);
+            for (transport, family) in protocols {
+                let mut matched = vec![from.clone(), protocol(transport), family.statement()];
+                let (key, ranges) = by_family(family, &exempt);
+                if !ranges.is_empty() {
+                    let name = format!("flood.exempt{}", family.digit());
+                    let set = self.pool.named(Set::intervals(name, key, ranges));
+                    matched.push(is_not(family.source(), Operand::Set(set)));
+                }
+                rules.extend(self.flood(class, limit, family, &matched));
+                rules
+                    .extend(total.iter().map(|chain| rule(matched.iter().cloned(), [jump(chain)])));
+            }
+        }
+        rules
+    }
+
+    fn flood(
+        &mut self,
+        class: &str,
+        limit: FloodLimit,
+        family: Family,
+        matched: &[Statement],
+    ) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        if limit.per_source != 0 {
+            let name = format!("flood.{class}{}", family.digit());
+            let set = Set::dynamic(name, key_of(family), SENDERS, Some(MEMORY_S));
+            let set = self.pool.named(set);
+            let key = match family {
+                Family::V4 => Field::Source4,
+                Family::V6 => Field::SourceNetwork6,
+            };
+            let meter = Meter::Rate(per_second(limit.per_source));
+            let refused = [self.count("drop.flood-source", None), drop()];
+            let beyond = matched.iter().cloned().chain([Statement::Meter { set, key, meter }]);
+            rules.push(rule(beyond, refused));
+        }
+        rules
+    }
+
+    /// The chain with the limit of all senders of both families together.
+    fn total(&mut self, class: &str, limit: FloodLimit) -> Option<String> {
+        if limit.total == 0 {
+            return None;
+        }
+        let chain = format!("flood.{class}");
+        let refused = [self.count("drop.flood-total", None), drop()];
+        self.chain(&chain, vec![rule([Statement::Over(per_second(limit.total))], refused)]);
+        Some(chain)
+    }
+}
+
+fn per_second(packets: u32) -> Rate {
+    Rate { packets: packets.into(), unit: RateUnit::Second, burst: packets }
+}
+
+const fn key_of(family: Family) -> Type {
+    match family {
+        Family::V4 => Type::Ipv4,
+        Family::V6 => Type::Ipv6,
+    }
+}
+
+fn by_family(family: Family, ranges: &AddressRanges) -> (Type, Vec<(Value, Value)>) {
+    match family {
+        Family::V4 => (Type::Ipv4, ranges4(&ranges.v4)),
+        Family::V6 => (Type::Ipv6, ranges6(&ranges.v6)),
+    }
+}

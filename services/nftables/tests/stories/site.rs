@@ -1,0 +1,208 @@
+//! A site in network namespaces: two hosts of the LAN, the router with our ruleset, a provider's
+//! router and a server behind it. Both address families.
+
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use portcullis_model::{Document, validate::validate};
+use portcullis_netns::Namespace;
+use portcullis_nftables::{
+    compile::{Interface, Site as Facts, TABLE, compile, reason_and_pair},
+    conntrack::Flow,
+    kernel::{Netfilter, write_setting},
+};
+
+pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 100);
+pub const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 101);
+pub const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
+pub const WAN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+pub const PROVIDER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+pub const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+pub const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0, 0, 0, 0, 0x100);
+pub const SERVER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x10);
+pub const PATIENCE: Duration = Duration::from_secs(3);
+/// Long enough for an answer, short enough to wait for none.
+pub const MOMENT: Duration = Duration::from_millis(700);
+
+pub struct Site {
+    pub host: Namespace,
+    pub other: Namespace,
+    pub router: Namespace,
+    pub provider: Namespace,
+    pub server: Namespace,
+}
+
+impl Site {
+    /// Everything connected, with the ruleset of a configuration in force.
+    pub fn new(configuration: &str) -> Result<Self> {
+        let site = Self {
+            host: Namespace::new("nfthost")?,
+            other: Namespace::new("nftoth")?,
+            router: Namespace::new("nftrtr")?,
+            provider: Namespace::new("nftisp")?,
+            server: Namespace::new("nftsrv")?,
+        };
+        site.connect()?;
+        site.configure(configuration)?;
+        Ok(site)
+    }
+
+    fn connect(&self) -> Result<()> {
+        let Self { host, other, router, provider, server } = self;
+        router.join("port1", host, "eth0")?;
+        router.join("port2", other, "eth0")?;
+        router.run("ip link add lan type bridge")?;
+        for port in ["port1", "port2"] {
+            router.run(&format!("ip link set {port} master lan"))?;
+        }
+        router.run("ip link set lan up")?;
+        router.join("eth0", provider, "access")?;
+        provider.join("core", server, "eth0")?;
+        for router in [router, provider] {
+            router.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")?;
+        }
+        for (host, v4, v6) in [(host, HOST, "2001:db8:77::100"), (other, OTHER, "2001:db8:77::101")]
+        {
+            host.address("eth0", &format!("{v4}/24"))?;
+            host.address("eth0", &format!("{v6}/64"))?;
+            host.run(&format!("ip route add default via {ROUTER}"))?;
+            host.run("ip -6 route add default via 2001:db8:77::1")?;
+        }
+        router.address("lan", &format!("{ROUTER}/24"))?;
+        router.address("lan", "2001:db8:77::1/64")?;
+        router.address("eth0", &format!("{WAN}/24"))?;
+        router.address("eth0", "2001:db8:1::2/64")?;
+        router.run(&format!("ip route add default via {PROVIDER}"))?;
+        router.run("ip -6 route add default via 2001:db8:1::1")?;
+        provider.address("access", &format!("{PROVIDER}/24"))?;
+        provider.address("access", "2001:db8:1::1/64")?;
+        provider.address("core", "203.0.113.1/24")?;
+        provider.address("core", "2001:db8:2::1/64")?;
+        provider.run("ip -6 route add 2001:db8:77::/64 via 2001:db8:1::2")?;
+        server.address("eth0", &format!("{SERVER}/24"))?;
+        server.address("eth0", "2001:db8:2::10/64")?;
+        server.run("ip route add default via 203.0.113.1")?;
+        server.run("ip -6 route add default via 2001:db8:2::1").map(drop)
+    }
+
+    /// Puts the ruleset of a configuration into force.
+    pub fn configure(&self, configuration: &str) -> Result<()> {
+        const INTERFACES: &str = "[interfaces.wan]\nzone = \"wan\"\nports = [\"eth0\"]\n\
+            [interfaces.lan]\nzone = \"lan\"\nkind = \"bridge\"\nports = [\"others\"]\n";
+        let document = Document::parse(&format!("{INTERFACES}{configuration}"))?;
+        let problems = validate(&document);
+        ensure!(problems.is_empty(), "{problems:?}");
+        let facts = Facts {
+            interfaces: vec![
+                interface("lan", "lan", &["192.168.77.1/24", "2001:db8:77::1/64"])?,
+                interface("wan", "eth0", &["198.51.100.2/24", "2001:db8:1::2/64"])?,
+            ],
+            schedules: BTreeSet::new(),
+            // Not the addresses that this test plays the internet with.
+            bogons: vec!["10.0.0.0/8".parse()?, "192.168.0.0/16".parse()?],
+        };
+        let compiled = compile(&document.firewall, &facts);
+        self.router.enter(|| {
+            portcullis_nftables::conntrack::settings(&document.firewall)
+                .iter()
+                .try_for_each(write_setting)?;
+            Ok(Netfilter::open()?.replace(compiled.table)?)
+        })
+    }
+
+    /// Packets that a counter counted, for all pairs of zones together.
+    pub fn count(&self, reason: &str) -> Result<u64> {
+        let counters = self.router.enter(|| Ok(Netfilter::open()?.counters(TABLE)?))?;
+        let counted = counters.iter().filter(|one| reason_and_pair(&one.name).0 == reason);
+        Ok(counted.map(|one| one.packets).sum())
+    }
+
+    pub fn flows(&self) -> Result<Vec<Flow>> {
+        self.router.enter(|| {
+            let mut flows = Vec::new();
+            Netfilter::open()?.each_flow(|flow| flows.push(flow))?;
+            Ok(flows)
+        })
+    }
+}
+
+fn interface(name: &str, device: &str, addresses: &[&str]) -> Result<Interface> {
+    Ok(Interface {
+        name: name.parse()?,
+        device: device.to_owned(),
+        zone: name.parse()?,
+        addresses: addresses.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
+    })
+}
+
+/// A server that answers each of `count` connections with the address it came from.
+pub struct Greeter {
+    pub address: SocketAddr,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Greeter {
+    pub fn start(namespace: &Namespace, address: impl Into<SocketAddr>) -> Result<Self> {
+        use std::io::Write;
+
+        let address = address.into();
+        let listener = namespace.enter(|| {
+            let listener = TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        })?;
+        let thread = thread::spawn(move || {
+            let end = Instant::now() + 10 * PATIENCE;
+            while Instant::now() < end {
+                match listener.accept() {
+                    Ok((mut stream, peer)) => {
+                        let _ = writeln!(stream, "{peer}");
+                    }
+                    Err(_) => thread::sleep(Duration::from_millis(10)),
+                }
+            }
+        });
+        Ok(Self { address, thread: Some(thread) })
+    }
+}
+
+impl Drop for Greeter {
+    fn drop(&mut self) {
+        // The thread ends by itself; nothing waits for it.
+        drop(self.thread.take());
+    }
+}
+
+/// Connects from a namespace and reads what the greeter says: who it is seen as.
+pub fn seen_as(namespace: &Namespace, to: impl Into<SocketAddr>) -> Result<SocketAddr> {
+    use std::io::Read;
+
+    let to = to.into();
+    let mut stream = namespace
+        .enter(|| TcpStream::connect_timeout(&to, MOMENT).with_context(|| format!("to {to}")))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    text.trim().parse().with_context(|| text.clone())
+}
+
+/// A UDP socket in a namespace.
+pub fn udp(namespace: &Namespace, address: impl Into<SocketAddr>) -> Result<UdpSocket> {
+    let address = address.into();
+    namespace.enter(|| {
+        let socket = UdpSocket::bind(address).with_context(|| address.to_string())?;
+        socket.set_read_timeout(Some(MOMENT))?;
+        Ok(socket)
+    })
+}
+
+/// Whether a host answers a ping.
+pub fn pings(namespace: &Namespace, to: &str) -> Result<bool> {
+    let output = namespace.command("ping").args(["-c", "1", "-W", "1", to]).output()?;
+    Ok(output.status.success())
+}
