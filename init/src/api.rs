@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     journal::Journal,
+    modules::OnRequest,
     report::{self, Facts},
     supervisor::Handle,
 };
@@ -43,6 +44,8 @@ pub struct Parts {
     pub facts: Arc<Facts>,
     /// This boot.
     pub boot: Arc<Mutex<Boot>>,
+    /// Kernel modules for services that ask for them.
+    pub modules: Arc<OnRequest>,
     /// Where reboots and shutdowns are ordered.
     pub ending: mpsc::Sender<Ending>,
 }
@@ -115,6 +118,12 @@ impl InitApi for Api {
     async fn journal(&self, query: JournalQuery) -> Result<JournalPage> {
         let page = self.parts.journal.query(query).await;
         page.map_err(|e| Error::InvalidArgument(e.to_string()))
+    }
+
+    async fn load_modules(&self) -> Result<()> {
+        let (modules, caller) = (self.parts.modules.clone(), self.caller);
+        let loaded = tokio::task::spawn_blocking(move || modules.load_for(caller)).await;
+        loaded.map_err(|e| Error::Failed(e.to_string()))?.map_err(|e| Error::Failed(e.to_string()))
     }
 
     async fn reboot(&self) -> Result<()> {

@@ -47,6 +47,10 @@ pub struct Manifest {
     /// before it starts, since nothing else can load any.
     #[serde(default)]
     pub modules: Vec<String>,
+    /// Kernel modules that not every configuration needs; loaded when the service asks [`INIT`]
+    /// for them.
+    #[serde(default)]
+    pub modules_on_request: Vec<String>,
     /// Whether it has a folder `/data/NAME` of its own.
     #[serde(default)]
     pub state: bool,

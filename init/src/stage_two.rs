@@ -30,7 +30,7 @@ use crate::{
     health::{self, Running},
     journal::{self, Journal, JournalLayer, Limits},
     manifest::{self, INIT, INIT_BUS_GROUP, Manifest},
-    modules::Loader,
+    modules::{Loader, OnRequest},
     mounts, nics, places,
     places::Places,
     power, report,
@@ -52,6 +52,7 @@ struct Prepared {
     running: Option<Running>,
     data_mounted: bool,
     problems: Vec<String>,
+    loader: Option<Loader>,
 }
 
 /// PID 1; returns only if the kernel cannot be told to end.
@@ -149,7 +150,8 @@ fn prepare(problems: &mut Vec<String>, journal: &Journal) -> Prepared {
     }
     steps.done("volume");
     tracing::info!(milliseconds = steps.line(), "prepared");
-    Prepared { handover, manifests, running, data_mounted, problems: std::mem::take(problems) }
+    let problems = std::mem::take(problems);
+    Prepared { handover, manifests, running, data_mounted, problems, loader }
 }
 
 /// How long each step of the preparation took.
@@ -260,7 +262,7 @@ async fn supervise(
     console: &Console,
 ) -> std::io::Result<Ending> {
     let places = Places::appliance();
-    let Prepared { handover, manifests, running, data_mounted, mut problems } = prepared;
+    let Prepared { handover, manifests, running, data_mounted, mut problems, loader } = prepared;
     if let Some(Err(error)) = places.cgroup.as_deref().map(cgroup::prepare) {
         tracing::error!(%error, "no cgroups: services are not limited");
         problems.push(format!("services are not limited: {error}"));
@@ -299,6 +301,7 @@ async fn supervise(
             phases: report::boot_phases(handover.as_ref(), (began, supervising), None),
             problems,
         })),
+        modules: Arc::new(OnRequest::new(&manifests, loader)),
         ending: ending_sender.clone(),
     };
     serve_bus(&places, &manifests, &parts);

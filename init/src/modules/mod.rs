@@ -6,9 +6,11 @@
 //! appears.
 
 mod index;
+mod on_request;
 mod pattern;
 
 pub use index::{Index, canonical};
+pub use on_request::OnRequest;
 
 use std::{
     collections::BTreeSet,

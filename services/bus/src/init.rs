@@ -140,6 +140,9 @@ bus_interface! {
         fn kill(service: String);
         /// Reads the journal.
         fn journal(query: JournalQuery) -> JournalPage;
+        /// Loads the kernel modules that the caller's manifest names in `modules_on_request`, and
+        /// returns when they are there. Those that are there already are left alone.
+        fn load_modules();
         /// Orderly reboot; returns before it happens.
         fn reboot();
         /// Orderly power-off; returns before it happens.

@@ -236,6 +236,9 @@ impl InitApi for FakeInit {
         let cursor = journal.last().map_or(0, |record| record.cursor);
         Ok(JournalPage { records, cursor })
     }
+    async fn load_modules(&self) -> Result<()> {
+        Ok(())
+    }
     async fn reboot(&self) -> Result<()> {
         self.control(Control::Reboot)
     }
