@@ -5,7 +5,7 @@ use portcullis_model::{Action, Name, firewall::MssClamp};
 use super::{
     Compiler,
     matches::{
-        Family, ICMP, ICMPV6, MARK_BACK, MARK_FORWARD, TCP, accept, drop, is, known, matching,
+        Family, ICMP, ICMPV6, MARK_BACK, MARK_FORWARD, TCP, accept, drop, is, matching,
         protocol, rule, state,
     },
     rules::Group,
@@ -143,7 +143,8 @@ impl<'a> Compiler<'a> {
 /// Before the filters (`NF_IP_PRI_MANGLE`).
 pub(super) const MANGLE: i32 = -150;
 
-/// Whether packets are of known connections, for chains that do not ask them.
+/// Lets pass what the early filters are not asked about: known connections, and neighbour
+/// discovery, whose sources belong to no internet.
 pub(super) fn pass_known() -> Rule {
-    rule([known()], [accept()])
+    rule([state(ct_state::ESTABLISHED | ct_state::RELATED | ct_state::UNTRACKED)], [accept()])
 }

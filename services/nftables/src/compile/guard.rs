@@ -1,8 +1,8 @@
 //! What is dropped before anything else is asked: blocklist, bogons, floods.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use portcullis_model::{
     Name,
     firewall::{AddressRanges, FloodLimit, SynCookies},
@@ -20,6 +20,9 @@ use crate::ruleset::{
     ChainType, Field, Hook, Meter, Operand, Rate, RateUnit, Rule, Set, Statement, Type, Value,
 };
 
+/// fe80::/10
+const LINK_LOCAL: IpNet =
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10));
 /// Senders that a limit keeps account of at the same time.
 const SENDERS: u32 = 65_535;
 /// Seconds after which a sender that was silent is forgotten.
@@ -67,13 +70,14 @@ impl Compiler<'_> {
         rules
     }
 
-    /// Sources that cannot be on the internet, but for the networks that the router is in.
+    /// Sources that cannot be on the internet, but for the networks that the router is in, its
+    /// links among them.
     fn bogons(&mut self) -> Vec<Rule> {
         let firewall = self.firewall;
         let zones = firewall.zones.iter().filter(|(_, zone)| zone.bogons);
         let zones: BTreeSet<&Name> = zones.map(|(name, _)| name).collect();
-        let own: Vec<IpNet> =
-            self.site.interfaces.iter().flat_map(|one| &one.addresses).map(IpNet::trunc).collect();
+        let addresses = self.site.interfaces.iter().flat_map(|one| &one.addresses);
+        let own: Vec<IpNet> = addresses.map(IpNet::trunc).chain([LINK_LOCAL]).collect();
         let mut rules = Vec::new();
         for family in Family::BOTH {
             let is_family = |net: &&IpNet| net.addr().is_ipv4() == (family == Family::V4);
@@ -88,7 +92,7 @@ impl Compiler<'_> {
             let except = Set::intervals(format!("own{}", family.digit()), key, own);
             for zone in &zones {
                 let Some(from) = self.arrives_by(zone) else { continue };
-                let refused = [self.count("drop.bogon", Some((zone.as_str(), "-"))), drop()];
+                let refused = [self.count("drop.bogon", Some((zone.as_str(), ""))), drop()];
                 let mut matched = vec![
                     from,
                     family.statement(),

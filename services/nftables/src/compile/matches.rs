@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::ruleset::{Field, Match, Operand, Rule, Statement, Value, Verdict, ct_state};
+use crate::ruleset::{Field, Match, Operand, Rule, Statement, Value, Verdict};
 
 /// Protocols.
 pub(super) const ICMP: u8 = 1;
@@ -74,10 +74,6 @@ pub(super) const fn protocol(number: u8) -> Statement {
 
 pub(super) const fn state(bits: u32) -> Statement {
     matching(Field::State, Operand::Bits(bits))
-}
-
-pub(super) const fn known() -> Statement {
-    state(ct_state::ESTABLISHED | ct_state::RELATED)
 }
 
 pub(super) const fn accept() -> Statement {

@@ -104,7 +104,10 @@ impl Site {
             ],
             schedules: BTreeSet::new(),
             // Not the addresses that this test plays the internet with.
-            bogons: vec!["10.0.0.0/8".parse()?, "192.168.0.0/16".parse()?],
+            bogons: ["10.0.0.0/8", "192.168.0.0/16", "::/3", "4000::/2", "8000::/1"]
+                .iter()
+                .map(|text| text.parse())
+                .collect::<Result<_, _>>()?,
         };
         let compiled = compile(&document.firewall, &facts);
         self.router.enter(|| {
