@@ -5,6 +5,8 @@ mod nat;
 mod protection;
 mod rules;
 mod sets;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
