@@ -54,6 +54,8 @@ fn build(root: &Path, linker: &Path, target_dir: &Path) -> Result<(), Box<dyn Er
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join(&OsString::from("\x1f")))
         // The profile of the whole image is for a CPU, not for this one.
+        // For speed, and for the stack: inlined code shares one.
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3")
         .env("CARGO_PROFILE_RELEASE_LTO", "false")
         .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
         .env("CARGO_PROFILE_RELEASE_STRIP", "none")

@@ -43,17 +43,24 @@ counters! {
     RouterFlow = "router.flow", "Packets of the router's own flows, received.";
     RouterIcmpError = "router.icmp-error", "ICMP errors about the router's own flows.";
     RouterSent = "router.sent", "Packets of the router itself, sent.";
-    RouterAnswers = "router.answers", "Packets whose TTL ends here or that do not fit the next link, handed to the kernel to answer with an ICMP error.";
+    RouterAnswers = "router.answers", "Answers of the router to packets that it dropped: ICMP errors, TCP resets.";
+    FragmentHeld = "fragment.held", "Fragments that came before the first one of their datagram and were held.";
+    FragmentReleased = "fragment.released", "First fragments that others had waited for; they come in once more.";
     LinkLayer = "kernel.link-layer", "ARP, IPv6 neighbour discovery and frames that are not IP, handed to the kernel.";
     DropPolicy = "drop.policy", "No policy allows the flow, or the zone may not reach the router's service.";
+    DropRateLimit = "drop.rate-limit", "The rule that lets the flow in has let in too many a second.";
+    DropConnections = "drop.connections", "The source has as many flows under the rule that lets it in as it may.";
     DropInterface = "drop.interface", "The interface is not known to the firewall (yet).";
     DropMalformed = "drop.malformed", "Headers contradict themselves or are cut short.";
     DropMartian = "drop.martian", "Source or destination address that cannot be on this interface.";
     DropOptions = "drop.ip-options", "IPv4 options are not supported.";
+    DropExtension = "drop.ipv6-extension", "IPv6 extension headers that are refused: routing type 0, out of order, too many or too long.";
     DropProtocol = "drop.protocol", "IP protocol other than TCP, UDP and ICMP.";
-    DropFragment = "drop.fragment", "Fragment of a datagram whose first fragment did not pass before.";
+    DropFragment = "drop.fragment", "Fragment that cannot be held until the first one of its datagram comes, or whose first one did not pass.";
+    DropFragmentOverlap = "drop.fragment-overlap", "Fragment that overlaps what has passed of its datagram.";
     DropMulticast = "drop.multicast", "Multicast and broadcast that no service of the router takes.";
     DropTcpState = "drop.tcp-state", "TCP segment that belongs to no flow and does not open one.";
+    DropTcpWindow = "drop.tcp-window", "TCP segment outside the window of its connection.";
     DropIcmp = "drop.icmp", "ICMP message that is neither echo nor an error about a known flow.";
     DropRoute = "drop.no-route", "No route to the destination, or forwarding is off.";
     DropAddress = "drop.no-address", "The interface to leave by has no address to masquerade with.";
@@ -64,6 +71,13 @@ counters! {
     DropTooBig = "drop.too-big", "Packet larger than the next link that the kernel cannot answer for.";
     DropIpv6 = "drop.ipv6", "IPv6 other than link-local neighbour discovery and ICMPv6.";
     DropVlan = "drop.vlan", "A second tag behind a priority tag.";
+    DropBlocked = "drop.blocklist", "Source or destination is on a blocklist.";
+    DropBogon = "drop.bogon", "Source address that is not in use on the internet.";
+    DropFloodSource = "drop.flood-source", "The source sends more first packets than one may.";
+    DropFloodTotal = "drop.flood-total", "All sources together send more first packets than the router takes.";
+    DropUnproven = "drop.syn-cookie", "SYN under attack: its source must prove first that it exists.";
+    DropProof = "drop.syn-proof", "RST by which a source proved that it exists; its next SYN passes.";
+    DropStage = "drop.stage", "A program of the datapath was not there, or called others without end.";
     DropLeak = "drop.leak", "The kernel wanted to forward a packet that the datapath had not.";
 }
 

@@ -11,18 +11,26 @@
 
 #![no_std]
 
+pub mod capture;
+pub mod classifier;
 pub mod counter;
+pub mod event;
 pub mod flow;
+pub mod fragment;
+pub mod guard;
+pub mod nat;
 pub mod policy;
+pub mod stage;
 
 use core::net::Ipv4Addr;
 
 pub use counter::Counter;
-pub use flow::{FlowEntry, FlowKey, FragmentKey, FragmentPorts};
+pub use flow::{FlowKey, FlowKey6, FlowRecord, Mapping};
+pub use fragment::{Datagram, FragmentKey, HeldFrame};
 pub use policy::{Config, Interface, Zone};
 
 /// Meaning of the maps; to be raised when values mean something else at the same offsets.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Length of one unit of coarse time: 2^30 nanoseconds of `CLOCK_MONOTONIC`, 1.07 s. A shift
 /// instead of a division in the packet path.
@@ -34,10 +42,38 @@ pub const FORWARD_MARK: u32 = 0x7063_6677;
 
 /// Names of the maps, as in the object file.
 pub mod map {
-    /// Flows: [`crate::FlowKey`] to [`crate::FlowEntry`], hash.
+    /// Buckets of the flow index (`portcullis-flow-table`), array in mappable memory.
+    pub const INDEX: &str = "INDEX";
+    /// Locks of the index, array of u32 in mappable memory: the service inserts too, when it carries
+    /// flows over into a table of another size.
+    pub const LOCKS: &str = "LOCKS";
+    /// [`crate::FlowRecord`] by number, array in mappable memory.
     pub const FLOWS: &str = "FLOWS";
-    /// Ports of datagrams whose first fragment was seen, LRU hash.
+    /// [`crate::Mapping`] by number, array in mappable memory.
+    pub const MAPPINGS: &str = "MAPPINGS";
+    /// How many flow records (0) and mappings (1) were ever taken, array of u32 in mappable memory:
+    /// numbers from there on are free without standing in a queue.
+    pub const TAKEN: &str = "TAKEN";
+    /// Numbers of flow records to be used again, queue.
+    pub const FREE_FLOWS: &str = "FREE_FLOWS";
+    /// Numbers of mappings to be used again, queue.
+    pub const FREE_MAPPINGS: &str = "FREE_MAPPINGS";
+    /// [`crate::Datagram`] by [`crate::FragmentKey`], LRU hash.
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// [`crate::HeldFrame`] by [`crate::fragment::held_index`], array.
+    pub const HELD: &str = "HELD";
+    /// Frames ever held in a row, array of u32.
+    pub const HELD_COUNTS: &str = "HELD_COUNTS";
+    /// Rates of the router's answers, array of u64.
+    pub const ANSWER_RATES: &str = "ANSWER_RATES";
+    /// Lines of the compiled rules, both banks ([`crate::classifier`]), array in mappable memory.
+    pub const POLICY: &str = "POLICY";
+    /// Lines of classes by [`crate::classifier::ClassKey`], trie of longest prefixes.
+    pub const CLASSES: &str = "CLASSES";
+    /// States of rates by [`crate::classifier::SourceKey`], LRU hash of u64.
+    pub const SOURCE_RATES: &str = "SOURCE_RATES";
+    /// Numbers of flows by [`crate::classifier::SourceKey`], hash of u32.
+    pub const CONNECTIONS: &str = "CONNECTIONS";
     /// One [`crate::Config`], array.
     pub const CONFIG: &str = "CONFIG";
     /// [`crate::Interface`] by `index % INTERFACE_SLOTS`, array.
@@ -48,8 +84,32 @@ pub mod map {
     pub const PAIRS: &str = "PAIRS";
     /// The router's own IPv4 addresses, to the index of their interface, hash.
     pub const ADDRESSES: &str = "ADDRESSES";
+    /// The router's own IPv6 addresses, as in packets, to the index of their interface, hash.
+    pub const ADDRESSES6: &str = "ADDRESSES6";
     /// [`crate::counter::Count`] by [`crate::Counter`], per-CPU array.
     pub const COUNTERS: &str = "COUNTERS";
+    /// [`crate::counter::Count`] by [`crate::event::DropKey`], per-CPU hash.
+    pub const DROPS: &str = "DROPS";
+    /// One [`crate::guard::Guard`], array.
+    pub const GUARD: &str = "GUARD";
+    /// Flags of prefixes ([`crate::guard::BLOCKED`] and so on), longest prefix match.
+    pub const PREFIXES: &str = "PREFIXES";
+    /// Rates by [`crate::guard::FloodKey`], LRU hash of u64.
+    pub const FLOOD_RATES: &str = "FLOOD_RATES";
+    /// Rates by [`crate::guard::FloodClass`], array of u64.
+    pub const FLOOD_TOTALS: &str = "FLOOD_TOTALS";
+    /// Until when, in ticks, an address has proven that it exists, LRU hash.
+    pub const VERIFIED: &str = "VERIFIED";
+    /// [`crate::event::Event`]s, ring buffer.
+    pub const EVENTS: &str = "EVENTS";
+    /// [`crate::event::HitBudget`], per-CPU array.
+    pub const HIT_BUDGET: &str = "HIT_BUDGET";
+    /// One [`crate::capture::CaptureFilter`], array.
+    pub const CAPTURE: &str = "CAPTURE";
+    /// Packets behind [`crate::capture::CaptureHeader`]s, ring buffer.
+    pub const PACKETS: &str = "PACKETS";
+    /// One [`crate::capture::Captured`], where it is put together, per-CPU array.
+    pub const CAPTURED: &str = "CAPTURED";
 }
 
 /// An address as it stands in packets and maps.
@@ -71,6 +131,8 @@ pub const fn port(raw: u16) -> u16 {
 /// Fingerprint of the layout of all map types.
 pub const LAYOUT: u32 = {
     use core::mem::{offset_of, size_of};
+
+    use flow::Side;
     let facts = [
         VERSION as usize,
         size_of::<FlowKey>(),
@@ -78,24 +140,54 @@ pub const LAYOUT: u32 = {
         offset_of!(FlowKey, source_port),
         offset_of!(FlowKey, protocol),
         offset_of!(FlowKey, zone),
-        size_of::<FlowEntry>(),
-        offset_of!(FlowEntry, source),
-        offset_of!(FlowEntry, source_port),
-        offset_of!(FlowEntry, address_delta),
-        offset_of!(FlowEntry, egress),
-        offset_of!(FlowEntry, last_seen),
-        offset_of!(FlowEntry, macs),
-        offset_of!(FlowEntry, flags),
-        offset_of!(FlowEntry, peer_zone),
+        size_of::<FlowKey6>(),
+        size_of::<FlowRecord>(),
+        offset_of!(FlowRecord, packets),
+        offset_of!(FlowRecord, sides),
+        offset_of!(FlowRecord, last_seen),
+        offset_of!(FlowRecord, mapping),
+        offset_of!(FlowRecord, state),
+        size_of::<Side>(),
+        offset_of!(Side, macs),
+        offset_of!(Side, end),
+        offset_of!(Side, seen),
+        size_of::<Mapping>(),
+        offset_of!(Mapping, references),
         size_of::<FragmentKey>(),
-        size_of::<FragmentPorts>(),
+        size_of::<Datagram>(),
+        size_of::<HeldFrame>(),
         size_of::<Config>(),
+        size_of::<classifier::Line>(),
+        size_of::<classifier::ClassKey>(),
+        size_of::<classifier::SourceKey>(),
+        classifier::LINES as usize,
         size_of::<Interface>(),
         offset_of!(Interface, nat_address),
         size_of::<Zone>(),
         policy::INTERFACE_SLOTS as usize,
         policy::MAX_ZONES as usize,
         counter::COUNT,
+        size_of::<event::DropKey>(),
+        size_of::<event::Event>(),
+        offset_of!(event::Event, record),
+        offset_of!(event::Event, rule),
+        size_of::<capture::CaptureFilter>(),
+        offset_of!(capture::CaptureFilter, port),
+        size_of::<capture::CaptureHeader>(),
+        offset_of!(capture::CaptureHeader, reason),
+        size_of::<guard::Guard>(),
+        size_of::<guard::FloodKey>(),
+        size_of::<nat::External>(),
+        size_of::<nat::ForwardKey>(),
+        offset_of!(nat::ForwardKey, port),
+        size_of::<nat::Forward>(),
+        offset_of!(nat::Forward, flags),
+        size_of::<nat::StaticKey>(),
+        size_of::<nat::Pool>(),
+        size_of::<nat::PoolBlock>(),
+        nat::CHOICES,
+        nat::MAX_FORWARDS as usize,
+        nat::RESERVED_WORDS as usize,
     ];
     // FNV-1a.
     let mut hash = 0x811c_9dc5_u32;
@@ -109,7 +201,10 @@ pub const LAYOUT: u32 = {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Config, FlowEntry, FlowKey, FragmentKey, FragmentPorts, Interface, Zone, counter};
+    use super::{
+        Config, Datagram, FlowKey, FlowRecord, FragmentKey, Interface, Mapping, Zone, capture,
+        classifier, counter, event, guard, nat,
+    };
 
     macro_rules! pod {
         ($($Type:ty),*) => { $(
@@ -117,7 +212,37 @@ mod pod {
             unsafe impl aya::Pod for $Type {}
         )* };
     }
-    pod!(FlowKey, FlowEntry, FragmentKey, FragmentPorts, Config, Interface, Zone, counter::Count);
+    pod!(
+        FlowKey,
+        FlowRecord,
+        Mapping,
+        FragmentKey,
+        Datagram,
+        Config,
+        Interface,
+        Zone,
+        guard::Guard,
+        guard::FloodKey,
+        classifier::ClassKey,
+        classifier::SourceKey,
+        counter::Count,
+        event::DropKey,
+        event::Event,
+        event::HitBudget,
+        capture::CaptureFilter,
+        capture::CaptureHeader,
+        nat::ExternalKey,
+        nat::External,
+        nat::ForwardKey,
+        nat::ForwardList,
+        nat::Forward,
+        nat::ForwardSourceKey,
+        nat::StaticKey,
+        nat::PoolKey,
+        nat::Pool,
+        nat::PoolBlockKey,
+        nat::PoolBlock
+    );
 }
 
 #[cfg(test)]
@@ -127,7 +252,13 @@ mod tests {
     #[test]
     fn values_have_the_sizes_that_the_design_counts_with() {
         assert_eq!(size_of::<FlowKey>(), 16);
-        assert_eq!(size_of::<FlowEntry>(), 64, "one cache line");
+        assert_eq!(size_of::<FlowKey6>(), 40);
+        assert_eq!(size_of::<flow::Ends4>(), 40);
+        assert_eq!(size_of::<FlowRecord>(), 160);
+        assert_eq!(size_of::<Mapping>(), 32);
+        assert_eq!(size_of::<event::Event>(), 64);
+        assert_eq!(size_of::<capture::CaptureFilter>(), 56);
+        assert_eq!(size_of::<capture::CaptureHeader>(), 32);
     }
 
     #[test]

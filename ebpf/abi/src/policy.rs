@@ -16,16 +16,35 @@ pub const MAX_ADDRESSES: u32 = 1024;
 /// Datagrams in fragments that are followed at the same time.
 pub const MAX_FRAGMENTED: u32 = 4096;
 
-/// Global settings.
-#[repr(C)]
+/// Global settings, read once for each packet.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Config {
+    /// Secret of the flow index, chosen when the maps are made and kept for their lifetime.
+    pub seed: [u64; 2],
     /// Raised when a route or neighbour changed, never 0: cached next hops of older generations are
     /// looked up again.
     pub generation: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Which half of the tables is in force: bit 0 of the rules', bit 1 of the translations'
+    /// ([`crate::nat::bank`]).
+    pub bank: u32,
+    /// Buckets of the flow index.
+    pub buckets: u32,
+    /// Flow records.
+    pub flows: u32,
+    /// Mapping records.
+    pub mappings: u32,
+    /// [`EVENTS`] and so on.
+    pub flags: u32,
 }
+
+/// In [`Config::flags`]: starts of flows are written to the ring of events.
+pub const EVENTS: u32 = 1;
+/// In [`Config::flags`]: a capture runs; dropped packets are shown to its filter.
+pub const CAPTURE: u32 = 2;
+
+/// No rule: the flow is the router's own, or the pair's default let it in.
+pub const NO_RULE: u16 = u16::MAX;
 
 /// An interface.
 #[repr(C)]
@@ -61,6 +80,11 @@ pub struct Zone {
 
 /// Flows that leave by this zone take the address of the interface they leave by.
 pub const MASQUERADE: u32 = 1;
+/// Some hosts have an external address of their own in the zone (1:1).
+pub const STATIC_NAT: u32 = 2;
+/// Some flows that leave by the zone take addresses of a pool.
+pub const SOURCE_POOLS: u32 = 4;
+// The upper half of a zone's flags is `nat::mss`.
 
 /// UDP 67.
 pub const DHCP: u32 = 1;

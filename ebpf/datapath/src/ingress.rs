@@ -1,15 +1,23 @@
-//! Packets that arrive at an interface.
+//! Where arriving frames enter: packets of known flows that need nothing but forwarding have their
+//! answer here, everything else is another stage's.
+//!
+//! This is the way of nearly all packets. One reading of the settings, one interface, one
+//! bucket, one record; no calls.
 
 use portcullis_datapath_abi::{
-    Counter, FlowKey,
-    flow::{ACK, FIN, LOCAL, ORIGINAL, RST, SYN},
+    Config, Counter, Interface,
+    flow::{FROM_ROUTER, TCP, TO_ROUTER, UDP},
+    policy::XDP_TRANSMIT,
 };
 
 use crate::{
-    Edit, FlowRef, Frame, Hop, Kind, L3, Packet, RouteQuery, Tables, Verdict, fragments,
-    icmp_error, ipv6,
-    open::{self, Outcome},
-    packet::{IPV4, IPV6, tcp},
+    FlowRef, Hop, Kind, Stage, Tables, Verdict,
+    fragments::Ends,
+    flow::{find4_words, find6_words},
+    frame::{Frame, Head, IPV4, IPV6, L3, L4, L4_V6},
+    packet::tcp,
+    tcp::{Judgement, Segment, track_established},
+    verdict::{Drop, Edit},
 };
 
 /// To whom the link layer says that a frame is.
@@ -21,6 +29,15 @@ pub enum Cast {
     Group,
 }
 
+/// Where a frame was taken from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Hook {
+    /// The driver.
+    Xdp,
+    /// The kernel's stack.
+    Tcx,
+}
+
 /// What surrounds an arriving packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
@@ -28,13 +45,28 @@ pub struct Arrival {
     pub interface: u32,
     /// Link-layer destination.
     pub cast: Cast,
+    /// Who asks.
+    pub hook: Hook,
     /// Bytes behind the Ethernet header.
     pub length: u32,
     /// Segments that were aggregated into it (GRO); 1 for a plain packet.
     pub segments: u32,
     /// Payload of one of these segments in bytes; 0 for a plain packet.
     pub segment_size: u32,
+    /// Ports and protocol of a fragment, once its stage has found them.
+    pub ends: Option<Ends>,
 }
+
+/// Bytes up to and with the ports and lengths of UDP over IPv4.
+const UDP4: usize = L4 + 8;
+/// Bytes up to the options of TCP over IPv4.
+const TCP4: usize = L4 + 20;
+/// The same for IPv6 without extension headers.
+const UDP6: usize = L4_V6 + 8;
+const TCP6: usize = L4_V6 + 20;
+
+/// More fragments, offset and the reserved bit.
+const FRAGMENTED: u16 = (!0x4000_u16).to_be();
 
 /// Decides about an arriving frame.
 #[inline(always)]
@@ -43,215 +75,270 @@ pub fn ingress<'a, T: Tables, F: Frame>(
     frame: &F,
     arrival: &Arrival,
 ) -> Verdict<'a> {
+    let Some(config) = tables.config() else {
+        return Verdict::Drop(Drop::from(Counter::DropInterface, Drop::UNKNOWN));
+    };
+    let Some(ethertype) = frame.u16(L3 - 2) else {
+        return Verdict::Drop(Drop::from(Counter::DropMalformed, Drop::UNKNOWN));
+    };
     let Some(interface) = tables.interface(arrival.interface) else {
-        return match frame.u16(L3 - 2) {
-            Some(IPV4 | IPV6) => Verdict::Drop(Counter::DropInterface),
+        return match ethertype {
+            IPV4 | IPV6 => Verdict::Drop(Drop::from(Counter::DropInterface, Drop::UNKNOWN)),
             _ => Verdict::Kernel(Counter::LinkLayer),
         };
     };
-    let zone = interface.zone;
-    match frame.u16(L3 - 2) {
-        Some(IPV4) => {}
-        Some(IPV6) => {
-            return match tables.zone(zone) {
-                Some(zone) => ipv6::decide(frame, zone),
-                None => Verdict::Drop(Counter::DropInterface),
-            };
-        }
-        Some(_) => return Verdict::Kernel(Counter::LinkLayer),
-        None => return Verdict::Drop(Counter::DropMalformed),
+    // The driver has not compared the destination with the device's address yet.
+    if arrival.hook == Hook::Xdp && !is_addressed(frame, interface) {
+        return Verdict::Defer;
     }
-    let mut packet = match Packet::parse(frame, arrival.length) {
-        Ok(packet) => packet,
-        Err(reason) => return Verdict::Drop(reason),
-    };
-    if !fragments::complete(tables, &mut packet, zone) {
-        return Verdict::Drop(Counter::DropFragment);
+    match ethertype {
+        IPV4 => entry4(tables, config, frame, arrival, interface.zone),
+        IPV6 => entry6(tables, config, frame, arrival, interface.zone),
+        _ => Verdict::Kernel(Counter::LinkLayer),
     }
-    // An ICMP error belongs to the flow of the packet that it quotes.
-    let error = packet.kind == Kind::IcmpError;
-    let key = if error {
-        match icmp_error::key(frame, &packet, zone) {
-            Some(key) => key,
-            None => return Verdict::Drop(Counter::DropIcmp),
-        }
-    } else {
-        packet.key(zone)
-    };
-    let known = if arrival.cast == Cast::Host { tables.flow(&key) } else { None };
-    let flow = match known {
-        Some(flow) => flow,
-        None if error => return icmp_error::about_service(tables, &packet, &key),
-        None => match open::decide(tables, arrival, &packet, &key) {
-            // None: removed in the same instant.
-            Outcome::Opened => match tables.flow(&key) {
-                Some(flow) => flow,
-                None => return Verdict::Drop(Counter::DropFull),
-            },
-            Outcome::Kernel(reason) => return Verdict::Kernel(reason),
-            Outcome::Drop(reason) => return Verdict::Drop(reason),
-        },
-    };
-    let edit = Edit {
-        flow,
-        kind: packet.kind,
-        ttl: packet.ttl,
-        protocol: key.protocol,
-        length: packet.length,
-    };
-    if flow.flags() & LOCAL != 0 {
-        let counter = if error {
-            Counter::RouterIcmpError
-        } else {
-            note(tables, arrival, &packet, &key, flow);
-            Counter::RouterFlow
-        };
-        return if flow.translates(&key) {
-            Verdict::Translate(counter, edit)
-        } else {
-            Verdict::Kernel(counter)
-        };
-    }
-    let (hop, mtu) = match next_hop(tables, arrival.interface, &packet, &key, flow) {
-        Ok(found) => found,
-        Err(reason) => return Verdict::Drop(reason),
-    };
-    // The kernel answers with an ICMP error, if it sees the addresses that the sender used (a
-    // packet whose destination is translated it would take for its own) and if it may: never to an
-    // error (RFC 1122 section 3.2.2).
-    let answers = !error && flow.destination() == key.destination;
-    if packet.ttl <= 1 {
-        return if answers {
-            Verdict::Kernel(Counter::RouterAnswers)
-        } else {
-            Verdict::Drop(Counter::DropTtl)
-        };
-    }
-    if wire_length(&packet, arrival) > u32::from(mtu) {
-        return if answers && packet.dont_fragment {
-            Verdict::Kernel(Counter::RouterAnswers)
-        } else {
-            Verdict::Drop(Counter::DropTooBig)
-        };
-    }
-    if error {
-        return Verdict::Forward(Counter::ForwardedIcmpError, edit, hop);
-    }
-    note(tables, arrival, &packet, &key, flow);
-    Verdict::Forward(Counter::Forwarded, edit, hop)
 }
 
-/// Notes in the flow that a packet of it passes.
+/// Whether a frame's destination is the device's address.
 #[inline(always)]
-fn note<T: Tables>(
-    tables: &T,
+fn is_addressed<F: Frame>(frame: &F, interface: &Interface) -> bool {
+    let Some(head) = frame.head::<L3>() else {
+        return false;
+    };
+    let [a, b, c, d, e, f] = interface.mac;
+    head.u32::<0>() == u32::from_ne_bytes([a, b, c, d])
+        && head.u16::<4>() == u16::from_ne_bytes([e, f])
+}
+
+#[inline(always)]
+fn entry4<'a, T: Tables, F: Frame>(
+    tables: &'a T,
+    config: &Config,
+    frame: &F,
     arrival: &Arrival,
-    packet: &Packet,
-    key: &FlowKey,
-    flow: FlowRef<'_>,
-) {
-    note_tcp(tables, packet, key, flow);
-    flow.count(arrival.segments, arrival.length, tables.now());
-    fragments::remember(tables, packet, key.zone);
-}
-
-/// Length of the largest packet that leaves: of one segment, if the frame is an aggregate.
-#[inline(always)]
-pub(crate) fn wire_length(packet: &Packet, arrival: &Arrival) -> u32 {
-    if arrival.segment_size != 0 {
-        20 + u32::from(packet.header) + arrival.segment_size
-    } else {
-        u32::from(packet.length)
-    }
-}
-
-/// The way out and its MTU: from the flow's cache while that is current, else looked up.
-///
-/// After a lookup the kernel resolves the neighbour for this one packet even if it is known: that
-/// is what keeps its reachability confirmed when all other packets pass the kernel by.
-#[inline(always)]
-fn next_hop<T: Tables>(
-    tables: &T,
-    interface: u32,
-    packet: &Packet,
-    key: &FlowKey,
-    flow: FlowRef<'_>,
-) -> Result<(Hop, u16), Counter> {
-    let generation = tables.generation();
-    if flow.generation() == generation && generation != 0 {
-        return Ok((Hop { egress: flow.egress(), next_hop: 0 }, flow.mtu()));
-    }
-    let query = RouteQuery {
-        interface,
-        source: key.source,
-        destination: flow.destination(),
-        protocol: packet.protocol,
-        tos: packet.tos,
+    zone: u8,
+) -> Verdict<'a> {
+    // Whatever is not as expected is looked at again in the next stage, which knows the reasons.
+    let rest = Verdict::Next(Stage::Flow4);
+    let Some(head) = frame.head::<UDP4>() else {
+        return rest;
     };
-    let route = tables.route(&query).ok_or(Counter::DropRoute)?;
-    let leaves_as_agreed = tables.interface(route.egress).is_some_and(|egress| {
-        egress.zone == flow.peer_zone()
-            && (flow.source() == key.source || egress.nat_address == flow.source())
-    });
-    if !leaves_as_agreed {
-        // The next packet of the initiator makes a new flow for the new way.
-        if flow.flags() & ORIGINAL != 0 {
-            remove(tables, key, flow);
+    if head.u8::<L3>() != 0x45 {
+        return rest;
+    }
+    if head.u16::<{ L3 + 6 }>() & FRAGMENTED != 0 {
+        return Verdict::Next(Stage::Fragment4);
+    }
+    let protocol = head.u8::<{ L3 + 9 }>();
+    let ttl = head.u8::<{ L3 + 8 }>();
+    let length = u32::from(u16::from_be(head.u16::<{ L3 + 2 }>()));
+    if length > arrival.length || ttl <= 1 {
+        return rest;
+    }
+    let tail = u64::from(head.u32::<L4>()) | u64::from(protocol) << 32 | u64::from(zone) << 40;
+    let words = [head.u64::<{ L3 + 12 }>(), tail];
+    let known = Known { arrival, config, length, ttl, ipv6: false };
+    match protocol {
+        UDP => {
+            if length < 28 || u16::from_be(head.u16::<{ L4 + 4 }>()) < 8 {
+                return rest;
+            }
+            if arrival.cast != Cast::Host {
+                return Verdict::Next(Stage::Open4);
+            }
+            let Some(flow) = find4_words(tables, config, words) else {
+                return Verdict::Next(Stage::Open4);
+            };
+            if let Some(verdict) = known.stays(flow, 28, rest) {
+                return verdict;
+            }
+            known.forward(tables, flow, Kind::Udp, L4)
         }
-        return Err(Counter::DropMoved);
+        TCP => {
+            let Some(head) = frame.head::<TCP4>() else {
+                return rest;
+            };
+            let Some(segment) = Plain::<_, L4>(head).segment(length - 20) else {
+                return rest;
+            };
+            if arrival.cast != Cast::Host {
+                return Verdict::Next(Stage::Open4);
+            }
+            let Some(flow) = find4_words(tables, config, words) else {
+                return Verdict::Next(Stage::Open4);
+            };
+            if let Some(verdict) = known.stays(flow, length - segment.length, rest) {
+                return verdict;
+            }
+            if track_established(&segment, flow.tracked()) != Some(Judgement::InWindow) {
+                return rest;
+            }
+            known.forward(tables, flow, Kind::Tcp, L4)
+        }
+        _ => rest,
     }
-    if route.resolved {
-        flow.cache(route.egress, route.mtu, route.macs, generation);
-    }
-    Ok((Hop { egress: route.egress, next_hop: route.next_hop }, route.mtu))
 }
 
-// The functions below are rare and not inlined: each has a frame of its own on the kernel's short
-// stack.
-
-#[inline(never)]
-fn remove<T: Tables>(tables: &T, key: &FlowKey, flow: FlowRef<'_>) {
-    tables.remove(&flow.peer_key(key));
-    tables.remove(key);
-}
-
-/// Notes TCP flags in the entry of their direction; user space puts both directions together when
-/// it ages flows. A SYN on a closed connection opens a new one.
 #[inline(always)]
-pub(crate) fn note_tcp<T: Tables>(tables: &T, packet: &Packet, key: &FlowKey, flow: FlowRef<'_>) {
-    if packet.kind != Kind::Tcp {
-        return;
+fn entry6<'a, T: Tables, F: Frame>(
+    tables: &'a T,
+    config: &Config,
+    frame: &F,
+    arrival: &Arrival,
+    zone: u8,
+) -> Verdict<'a> {
+    let rest = Verdict::Next(Stage::Flow6);
+    let Some(head) = frame.head::<UDP6>() else {
+        return rest;
+    };
+    if head.u8::<L3>() >> 4 != 6 {
+        return rest;
     }
-    let flags = packet.tcp_flags;
-    let mut seen = flow.seen();
-    let before = seen;
-    if flags & tcp::SYN != 0 {
-        if flags & tcp::ACK == 0 && reopen(tables, key, flow) {
-            seen = 0;
+    let protocol = head.u8::<{ L3 + 6 }>();
+    let ttl = head.u8::<{ L3 + 7 }>();
+    let length = u32::from(u16::from_be(head.u16::<{ L3 + 4 }>())) + 40;
+    if length > arrival.length || ttl <= 1 {
+        return rest;
+    }
+    let tail = u64::from(head.u32::<L4_V6>()) | u64::from(protocol) << 32 | u64::from(zone) << 40;
+    let words = [
+        head.u64::<{ L3 + 8 }>(),
+        head.u64::<{ L3 + 16 }>(),
+        head.u64::<{ L3 + 24 }>(),
+        head.u64::<{ L3 + 32 }>(),
+        tail,
+    ];
+    let known = Known { arrival, config, length, ttl, ipv6: true };
+    match protocol {
+        UDP => {
+            if length < 48 || u16::from_be(head.u16::<{ L4_V6 + 4 }>()) < 8 {
+                return rest;
+            }
+            if arrival.cast != Cast::Host {
+                return Verdict::Next(Stage::Open6);
+            }
+            let Some(flow) = find6_words(tables, config, words) else {
+                return Verdict::Next(Stage::Open6);
+            };
+            if let Some(verdict) = known.stays(flow, 48, rest) {
+                return verdict;
+            }
+            known.forward(tables, flow, Kind::Udp, L4_V6)
         }
-        seen |= SYN;
-    } else if flags & tcp::ACK != 0 {
-        seen |= ACK;
-    }
-    if flags & tcp::FIN != 0 {
-        seen |= FIN;
-    }
-    if flags & tcp::RST != 0 {
-        seen |= RST;
-    }
-    if seen != before {
-        flow.set_seen(seen);
+        TCP => {
+            let Some(head) = frame.head::<TCP6>() else {
+                return rest;
+            };
+            let Some(segment) = Plain::<_, L4_V6>(head).segment(length - 40) else {
+                return rest;
+            };
+            if arrival.cast != Cast::Host {
+                return Verdict::Next(Stage::Open6);
+            }
+            let Some(flow) = find6_words(tables, config, words) else {
+                return Verdict::Next(Stage::Open6);
+            };
+            if let Some(verdict) = known.stays(flow, length - segment.length, rest) {
+                return verdict;
+            }
+            if track_established(&segment, flow.tracked()) != Some(Judgement::InWindow) {
+                return rest;
+            }
+            known.forward(tables, flow, Kind::Tcp, L4_V6)
+        }
+        _ => rest,
     }
 }
 
-/// Forgets the state of a connection that was closed; false if it is not.
-#[inline(never)]
-fn reopen<T: Tables>(tables: &T, key: &FlowKey, flow: FlowRef<'_>) -> bool {
-    match tables.flow(&flow.peer_key(key)) {
-        Some(peer) if (flow.seen() | peer.seen()) & (FIN | RST) != 0 => {
-            peer.set_seen(0);
-            true
+/// A TCP header at `AT`.
+struct Plain<'a, const N: usize, const AT: usize>(Head<'a, N>);
+
+macro_rules! plain {
+    ($N:expr, $AT:expr) => {
+        impl Plain<'_, { $N }, { $AT }> {
+            /// The segment, unless it begins or ends something or is malformed. `length`: bytes of
+            /// header and payload.
+            #[inline(always)]
+            fn segment(self, length: u32) -> Option<Segment> {
+                let head = self.0;
+                let flags = head.u8::<{ $AT + 13 }>();
+                if flags & (tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK) != tcp::ACK {
+                    return None;
+                }
+                let header = u32::from(head.u8::<{ $AT + 12 }>() >> 4) << 2;
+                if header < 20 || header > length {
+                    return None;
+                }
+                Some(Segment {
+                    sequence: u32::from_be(head.u32::<{ $AT + 4 }>()),
+                    acknowledgment: u32::from_be(head.u32::<{ $AT + 8 }>()),
+                    length: length - header,
+                    window: u16::from_be(head.u16::<{ $AT + 14 }>()),
+                    flags,
+                })
+            }
         }
-        _ => false,
+    };
+}
+plain!(TCP4, L4);
+plain!(TCP6, L4_V6);
+
+/// A well-formed packet of a known flow.
+struct Known<'p> {
+    arrival: &'p Arrival,
+    config: &'p Config,
+    /// Of the datagram, in bytes.
+    length: u32,
+    ttl: u8,
+    ipv6: bool,
+}
+
+impl Known<'_> {
+    /// `None` if the flow leaves by another interface, by a next hop that is current, and the packet
+    /// fits there; else who decides. `headers`: bytes before the payload of each segment.
+    #[inline(always)]
+    fn stays<'a>(
+        &self,
+        flow: FlowRef<'_>,
+        headers: u32,
+        rest: Verdict<'a>,
+    ) -> Option<Verdict<'a>> {
+        if flow.flags() & (TO_ROUTER | FROM_ROUTER) != 0 {
+            return Some(rest);
+        }
+        if flow.generation() != self.config.generation {
+            return Some(rest);
+        }
+        if self.arrival.hook == Hook::Xdp && flow.link() & XDP_TRANSMIT == 0 {
+            return Some(Verdict::Defer);
+        }
+        let largest = match self.arrival.segment_size {
+            0 => self.length,
+            payload => headers + payload,
+        };
+        if largest > u32::from(flow.mtu()) { Some(rest) } else { None }
+    }
+
+    #[inline(always)]
+    fn forward<'a, T: Tables>(
+        &self,
+        tables: &T,
+        flow: FlowRef<'a>,
+        kind: Kind,
+        transport: usize,
+    ) -> Verdict<'a> {
+        flow.count(self.arrival.segments, self.length, tables.now());
+        let edit = Edit {
+            flow,
+            kind,
+            ttl: self.ttl,
+            protocol: 0,
+            ipv6: self.ipv6,
+            length: 0,
+            transport: transport as u16,
+            mss: 0,
+        };
+        let hop =
+            Hop { egress: flow.egress(), link: flow.link(), cached: true, next_hop: [0; 4] };
+        Verdict::Forward(Counter::Forwarded, edit, hop)
     }
 }

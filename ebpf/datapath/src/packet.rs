@@ -1,4 +1,4 @@
-//! Reading a packet: Ethernet, IPv4 without options, and as much of TCP, UDP and ICMP as flows
+//! Reading an IPv4 packet: Ethernet, IPv4 without options, and as much of TCP, UDP and ICMP as flows
 //! need.
 
 use portcullis_datapath_abi::{
@@ -6,25 +6,7 @@ use portcullis_datapath_abi::{
     flow::{ICMP, TCP, UDP},
 };
 
-/// Offset of the network header behind Ethernet.
-pub const L3: usize = 14;
-/// Offset of the transport header behind IPv4 without options.
-pub const L4: usize = L3 + 20;
-
-/// EtherType of IPv4.
-pub const IPV4: u16 = 0x0800_u16.to_be();
-/// EtherType of IPv6.
-pub const IPV6: u16 = 0x86dd_u16.to_be();
-
-/// Readable bytes of a frame. `None` beyond the end.
-pub trait Frame {
-    /// One byte.
-    fn u8(&self, offset: usize) -> Option<u8>;
-    /// Two bytes as they stand.
-    fn u16(&self, offset: usize) -> Option<u16>;
-    /// Four bytes as they stand.
-    fn u32(&self, offset: usize) -> Option<u32>;
-}
+use crate::frame::{Frame, L3, L4};
 
 /// Place of a fragment in its datagram.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -48,10 +30,15 @@ pub enum Kind {
     EchoRequest,
     /// ICMP echo reply; the query id is the destination port.
     EchoReply,
-    /// ICMP destination unreachable, time exceeded or parameter problem (RFC 792).
+    /// ICMP destination unreachable, time exceeded or parameter problem (RFC 792), ICMPv6 packet too
+    /// big too (RFC 4443).
     IcmpError,
     /// Other ICMP.
     IcmpOther,
+    /// IPv6 neighbour discovery (RFC 4861) and multicast listener discovery (RFC 2710, RFC 3810).
+    Link,
+    /// A protocol without ports that we know: both are 0.
+    Other,
     /// A later fragment of any of these, without header.
     Fragment,
 }
@@ -66,6 +53,15 @@ pub mod tcp {
     pub const RST: u8 = 4;
     /// ACK
     pub const ACK: u8 = 16;
+
+    /// End of the options.
+    pub const OPTION_END: u8 = 0;
+    /// Padding.
+    pub const OPTION_NOTHING: u8 = 1;
+    /// Maximum segment size (RFC 9293 section 3.7.1).
+    pub const OPTION_MSS: u8 = 2;
+    /// Window scale (RFC 7323).
+    pub const OPTION_SCALE: u8 = 3;
 }
 
 /// The fields of a packet that decisions need.
@@ -95,35 +91,73 @@ pub struct Packet {
     pub tcp_flags: u8,
     /// Transport header's length in bytes (8 but for TCP).
     pub header: u8,
+    /// Type and code of ICMP.
+    pub icmp: [u8; 2],
     /// Place in its datagram.
     pub fragment: Fragment,
     /// Kind.
     pub kind: Kind,
+    /// TCP: sequence number, host byte order.
+    pub sequence: u32,
+    /// TCP: acknowledgement number, host byte order.
+    pub acknowledged: u32,
+    /// TCP: window as in the header, host byte order.
+    pub window: u16,
 }
 
 impl Packet {
+    const EMPTY: Self = Self {
+        source: 0,
+        destination: 0,
+        source_port: 0,
+        destination_port: 0,
+        id: 0,
+        length: 0,
+        protocol: 0,
+        ttl: 0,
+        tos: 0,
+        dont_fragment: false,
+        tcp_flags: 0,
+        header: 0,
+        icmp: [0, 0],
+        fragment: Fragment::Whole,
+        kind: Kind::Other,
+        sequence: 0,
+        acknowledged: 0,
+        window: 0,
+    };
+
     /// Reads the IPv4 packet in a frame of which `available` bytes are behind the Ethernet header.
     ///
     /// # Errors
     /// The reason to drop it for.
     #[inline(always)]
     pub fn parse<F: Frame>(frame: &F, available: u32) -> Result<Self, Counter> {
-        Self::read(frame, available).unwrap_or(Err(Counter::DropMalformed))
+        // Set from the beginning: of an enumeration of packet and error the kernel's verifier would find
+        // bytes that are not.
+        let mut packet = Self::EMPTY;
+        match packet.read(frame, available) {
+            Some(None) => Ok(packet),
+            Some(Some(reason)) => Err(reason),
+            None => Err(Counter::DropMalformed),
+        }
     }
 
+    /// The reason to drop it for; `None` if the frame ends too early.
     #[inline(always)]
-    fn read<F: Frame>(frame: &F, available: u32) -> Option<Result<Self, Counter>> {
+    fn read<F: Frame>(&mut self, frame: &F, available: u32) -> Option<Option<Counter>> {
+        let packet = self;
         let version = frame.u8(L3)?;
         if version != 0x45 {
             let options = version >> 4 == 4 && version & 15 > 5;
-            return Some(Err(if options { Counter::DropOptions } else { Counter::DropMalformed }));
+            return Some(Some(if options { Counter::DropOptions } else { Counter::DropMalformed }));
         }
         let length = u16::from_be(frame.u16(L3 + 2)?);
         if length < 28 || u32::from(length) > available {
             // The shortest thing that passes is a UDP or ICMP header; the last fragment of a
             // datagram may be shorter.
             if length <= 20 || u32::from(length) > available {
-                return Some(Err(Counter::DropMalformed));
+                return Some(Some(Counter::DropMalformed));
             }
         }
         let fragment_word = u16::from_be(frame.u16(L3 + 6)?);
@@ -135,7 +169,7 @@ impl Packet {
         } else {
             Fragment::Whole
         };
-        let mut packet = Self {
+        *packet = Self {
             source: frame.u32(L3 + 12)?,
             destination: frame.u32(L3 + 16)?,
             source_port: 0,
@@ -148,19 +182,25 @@ impl Packet {
             dont_fragment: fragment_word & 0x4000 != 0,
             tcp_flags: 0,
             header: 8,
+            icmp: [0, 0],
             fragment,
             kind: Kind::Fragment,
+            sequence: 0,
+            acknowledged: 0,
+            window: 0,
         };
-        if !matches!(packet.protocol, TCP | UDP | ICMP) {
-            return Some(Err(Counter::DropProtocol));
-        }
         if matches!(fragment, Fragment::Later) {
             // A fragment at offset 8 would overwrite the TCP flags behind the ports (RFC 3128).
             let overlaps = packet.protocol == TCP && offset == 1;
-            return Some(if overlaps { Err(Counter::DropMalformed) } else { Ok(packet) });
+            return Some(overlaps.then_some(Counter::DropMalformed));
+        }
+        if !matches!(packet.protocol, TCP | UDP | ICMP) {
+            packet.kind = Kind::Other;
+            packet.header = 0;
+            return Some(None);
         }
         if length < 28 {
-            return Some(Err(Counter::DropMalformed));
+            return Some(Some(Counter::DropMalformed));
         }
         match packet.protocol {
             TCP => {
@@ -169,10 +209,13 @@ impl Packet {
                 packet.destination_port = frame.u16(L4 + 2)?;
                 packet.header = (frame.u8(L4 + 12)? >> 4) << 2;
                 packet.tcp_flags = frame.u8(L4 + 13)?;
+                packet.sequence = u32::from_be(frame.u32(L4 + 4)?);
+                packet.acknowledged = u32::from_be(frame.u32(L4 + 8)?);
+                packet.window = u16::from_be(frame.u16(L4 + 14)?);
                 // The checksum must be there to be rewritten.
                 frame.u16(L4 + 16)?;
                 if packet.header < 20 || length < 20 + u16::from(packet.header) {
-                    return Some(Err(Counter::DropMalformed));
+                    return Some(Some(Counter::DropMalformed));
                 }
             }
             UDP => {
@@ -181,12 +224,14 @@ impl Packet {
                 packet.destination_port = frame.u16(L4 + 2)?;
                 frame.u16(L4 + 6)?;
                 if u16::from_be(frame.u16(L4 + 4)?) < 8 {
-                    return Some(Err(Counter::DropMalformed));
+                    return Some(Some(Counter::DropMalformed));
                 }
             }
             _ => {
                 let id = frame.u16(L4 + 4)?;
-                packet.kind = match frame.u8(L4)? {
+                packet.icmp = [frame.u8(L4)?, frame.u8(L4 + 1)?];
+                let [kind, _] = packet.icmp;
+                packet.kind = match kind {
                     8 => Kind::EchoRequest,
                     0 => Kind::EchoReply,
                     3 | 11 | 12 => Kind::IcmpError,
@@ -199,7 +244,7 @@ impl Packet {
                 }
             }
         }
-        Some(Ok(packet))
+        Some(None)
     }
 
     /// The key of its flow, if it comes from `zone`.
@@ -213,6 +258,16 @@ impl Packet {
             protocol: self.protocol,
             zone,
             reserved: 0,
+        }
+    }
+
+    /// Ports as the policy is asked about them: of ICMP, type and code in the place of the
+    /// destination port.
+    #[inline(always)]
+    pub(crate) const fn asked_ports(&self) -> (u16, u16) {
+        match self.protocol {
+            ICMP => (0, u16::from_ne_bytes(self.icmp)),
+            _ => (self.source_port, self.destination_port),
         }
     }
 }

@@ -3,41 +3,12 @@
 use portcullis_datapath_abi::flow::{ICMP, TCP, UDP};
 
 use crate::{
-    Edit, FlowRef, Frame, Kind, L3, L4,
+    Edit, FlowRef, Kind,
     checksum::{TTL_DECREMENT, add, apply, delta, delta16},
+    frame::{FrameMut, L3, L4},
     icmp_error::{INNER_L3, INNER_L4},
+    tcp::clamp_mss,
 };
-
-/// Writable bytes of a frame. `None` beyond the end.
-pub trait FrameMut: Frame {
-    /// Writes one byte.
-    fn set_u8(&mut self, offset: usize, value: u8) -> Option<()>;
-    /// Writes two bytes as they stand.
-    fn set_u16(&mut self, offset: usize, value: u16) -> Option<()>;
-    /// Writes four bytes as they stand.
-    fn set_u32(&mut self, offset: usize, value: u32) -> Option<()>;
-
-    /// Updates the TCP or UDP checksum at `offset` for a change of addresses and of ports. A UDP
-    /// checksum of zero means none and stays (RFC 768).
-    ///
-    /// The kernel's socket buffers may hold the checksum of the pseudo-header alone, to be
-    /// completed by the device; only they know, so they replace this.
-    #[inline(always)]
-    fn update_transport_checksum(
-        &mut self,
-        offset: usize,
-        address_delta: u16,
-        port_delta: u16,
-        udp: bool,
-    ) -> Option<()> {
-        let old = self.u16(offset)?;
-        if udp && old == 0 {
-            return Some(());
-        }
-        let new = apply(old, add(address_delta, port_delta));
-        self.set_u16(offset, if udp && new == 0 { 0xffff } else { new })
-    }
-}
 
 /// Replaces the Ethernet addresses (destination, then source).
 #[inline(always)]
@@ -53,9 +24,24 @@ pub fn ethernet<F: FrameMut>(frame: &mut F, macs: [u32; 3]) -> Option<()> {
 #[inline(always)]
 pub fn rewrite<F: FrameMut>(frame: &mut F, edit: &Edit<'_>, forward: bool) -> Option<()> {
     let flow = edit.flow;
-    if edit.kind != Kind::IcmpError {
-        return translate(frame, flow, edit.kind, edit.ttl, forward);
+    if edit.ipv6 {
+        if forward {
+            frame.set_u8(L3 + 7, edit.ttl.wrapping_sub(1))?;
+        }
+    } else if edit.kind == Kind::IcmpError {
+        return icmp_error(frame, edit, forward);
+    } else {
+        translate(frame, flow, edit.kind, edit.ttl, forward)?;
     }
+    if edit.mss != 0 {
+        clamp_mss(frame, u32::from(edit.transport), edit.mss)?;
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn icmp_error<F: FrameMut>(frame: &mut F, edit: &Edit<'_>, forward: bool) -> Option<()> {
+    let flow = edit.flow;
     // The error may come from any hop; behind a translation every hop has the same address.
     let (source, destination) = (frame.u32(L3 + 12)?, frame.u32(L3 + 16)?);
     let masquerade = flow.source() != frame.u32(INNER_L3 + 16)?;
@@ -93,7 +79,8 @@ fn translate<F: FrameMut>(
     ttl: u8,
     forward: bool,
 ) -> Option<()> {
-    let (address_delta, port_delta) = (flow.address_delta(), flow.port_delta());
+    let address_delta = flow.address_delta();
+    let port_delta = add(flow.transport_delta(), !address_delta);
     network_header(frame, ttl, flow.source(), flow.destination(), address_delta, forward)?;
     match kind {
         Kind::Tcp | Kind::Udp => {
@@ -113,8 +100,9 @@ fn translate<F: FrameMut>(
             frame.set_u16(L4 + 4, id)?;
             frame.set_u16(L4 + 2, apply(checksum, port_delta))
         }
-        // Later fragments have no transport header; other kinds have no flow.
-        Kind::Fragment | Kind::IcmpError | Kind::IcmpOther => Some(()),
+        // Later fragments have no transport header, other protocols no checksum over addresses; the
+        // rest has no flow.
+        Kind::Fragment | Kind::Other | Kind::IcmpError | Kind::IcmpOther | Kind::Link => Some(()),
     }
 }
 
@@ -124,7 +112,9 @@ fn translate<F: FrameMut>(
 #[inline(always)]
 fn quoted<F: FrameMut>(frame: &mut F, flow: FlowRef<'_>, protocol: u8, length: u16) -> Option<()> {
     // Change of all words behind the outer ICMP checksum.
-    let mut change = add(flow.address_delta(), flow.port_delta());
+    let transport = flow.transport_delta();
+    let ports = add(transport, !flow.address_delta());
+    let mut change = transport;
     let inner_checksum = frame.u16(INNER_L3 + 10)?;
     let inner_new = apply(inner_checksum, flow.address_delta());
     change = add(change, delta16(inner_checksum, inner_new));
@@ -135,16 +125,15 @@ fn quoted<F: FrameMut>(frame: &mut F, flow: FlowRef<'_>, protocol: u8, length: u
         ICMP => {
             // Only one of the two ports is the query id, the other is 0 and stays so.
             frame.set_u16(INNER_L4 + 4, flow.source_port() | flow.destination_port())?;
-            Some((INNER_L4 + 2, flow.port_delta()))
+            Some((INNER_L4 + 2, ports))
         }
         protocol => {
             frame.set_u16(INNER_L4, flow.destination_port())?;
             frame.set_u16(INNER_L4 + 2, flow.source_port())?;
-            let both = add(flow.address_delta(), flow.port_delta());
             match protocol {
-                UDP => Some((INNER_L4 + 6, both)),
+                UDP => Some((INNER_L4 + 6, transport)),
                 // Behind the eight bytes that must be quoted.
-                TCP if length >= 66 => Some((INNER_L4 + 16, both)),
+                TCP if length >= 66 => Some((INNER_L4 + 16, transport)),
                 _ => None,
             }
         }

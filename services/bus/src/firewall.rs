@@ -60,6 +60,107 @@ pub struct Counter {
     pub bytes: u64,
 }
 
+/// What was dropped for a reason between two zones, summed over CPUs, since the datapath was first
+/// loaded.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, Type)]
+pub struct DropCount {
+    /// Name of the counter: `drop.policy`, ...
+    pub reason: String,
+    /// What it counts, in a sentence.
+    pub description: String,
+    /// Zone that the packets came from, `router` for its own, empty if not known.
+    pub from_zone: String,
+    /// Zone that they would have gone to; empty if they were dropped before that was known.
+    pub to_zone: String,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes (layer 3).
+    pub bytes: u64,
+}
+
+/// Which packets to copy; what is empty or 0 does not matter. Hosts and ports fit in either
+/// direction.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, Type)]
+pub struct CaptureRequest {
+    /// Only what the datapath drops.
+    pub dropped_only: bool,
+    /// Only what is dropped for this reason: `drop.policy`, ...
+    pub reason: String,
+    /// Only of interfaces of this zone; of dropped packets, from or to it.
+    pub zone: String,
+    /// Address or prefix of either family.
+    pub host: String,
+    /// TCP or UDP port.
+    pub port: u16,
+    /// `tcp`, `udp`, `icmp`, `icmpv6` or a number.
+    pub protocol: String,
+    /// Ends after so many packets.
+    pub count: u64,
+    /// Ends after so many seconds.
+    pub seconds: u32,
+    /// Bytes of each packet to copy, up to 9,216.
+    pub snap: u32,
+    /// Copies one of so many packets, chosen by chance.
+    pub sample: u32,
+}
+
+/// Which flows to show; what is empty or 0 does not matter.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, Type)]
+pub struct FlowQuery {
+    /// Most flows to return.
+    pub limit: u32,
+    /// Address or prefix of either family, of either end, before or after translation.
+    pub host: String,
+    /// Port of either end, before or after translation.
+    pub port: u16,
+    /// Zone of either end.
+    pub zone: String,
+    /// `tcp`, `udp`, `icmp`, `icmpv6` or a number.
+    pub protocol: String,
+}
+
+/// The datapath as a whole.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, Type)]
+pub struct DatapathStatus {
+    /// `ebpf`, `nftables`.
+    pub kind: String,
+    /// Flows in the table.
+    pub flows: u64,
+    /// Most flows that the table holds.
+    pub flow_capacity: u64,
+    /// Address mappings in use (endpoint-independent NAT).
+    pub mappings: u64,
+    /// Most mappings.
+    pub mapping_capacity: u64,
+    /// Entries of the flow index in use: two for each flow and mapping.
+    pub index_entries: u64,
+    /// Most entries of the flow index.
+    pub index_capacity: u64,
+    /// Raised with each change of routes and neighbours.
+    pub route_generation: u64,
+    /// Half of the policy tables that is in force.
+    pub bank: u32,
+    /// Rules in force.
+    pub rules: u64,
+    /// What could not be brought into force, one sentence each.
+    pub problems: Vec<String>,
+}
+
+/// What would become of a packet that opens a flow; nothing is sent.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, Type)]
+pub struct Explanation {
+    /// `allow`, `deny`, `reject`.
+    pub verdict: String,
+    /// Zone that it comes from.
+    pub from_zone: String,
+    /// Zone that it goes to; empty if that stays open.
+    pub to_zone: String,
+    /// Name of the rule that decides; empty for a default.
+    pub rule: String,
+    /// How the decision comes about, one sentence for each step.
+    pub steps: Vec<String>,
+}
+
 /// One program attached to one device.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, Type)]
 pub struct Attachment {
@@ -71,6 +172,10 @@ pub struct Attachment {
     pub hook: String,
     /// Kernel id of the program.
     pub program_id: u32,
+    /// What the configuration wants: `auto`, `xdp`, `tcx`.
+    pub wanted: String,
+    /// Why it is this hook, in a sentence.
+    pub reason: String,
 }
 
 bus_interface! {
@@ -85,5 +190,24 @@ bus_interface! {
         fn counters() -> Vec<Counter>;
         /// What is attached where.
         fn attachments() -> Vec<Attachment>;
+        /// The datapath as a whole.
+        fn datapath() -> DatapathStatus;
+        /// The flows that fit, most recently active first.
+        fn find_flows(query: FlowQuery) -> FlowPage;
+        /// Drops by reason and zones, most packets first.
+        fn drops() -> Vec<DropCount>;
+        /// Copies packets from now on; what is returned is to be read, and closed to end it. It
+        /// holds a pcapng file, and ends by itself when count or time are reached. One capture runs
+        /// at a time.
+        fn capture(request: CaptureRequest) -> zbus::OwnedFd;
+        /// What would become of a packet, as `tcp 192.168.77.5:1234 -> 203.0.113.5:443 in lan`.
+        fn explain(packet: String) -> Explanation;
+        /// The policy in force as a ruleset for `nft`.
+        fn nftables() -> String;
+        /// Asks the policy again about all flows, and removes those that it would not let in now.
+        /// Returns how many.
+        fn reevaluate() -> u64;
+        /// Removes the flows with an end in this address or prefix. Returns how many.
+        fn purge(addresses: String) -> u64;
     }
 }

@@ -1,8 +1,9 @@
 //! The command line.
 
-use std::{convert::Infallible, fmt, path::PathBuf, str::FromStr};
+use std::{convert::Infallible, fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 
 /// Look at the router and control it.
 #[derive(Debug, Parser)]
@@ -35,9 +36,25 @@ pub enum Command {
         /// Most flows to show
         #[arg(long, short = 'n', default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=65_536))]
         limit: u32,
+        /// Which
+        #[command(flatten)]
+        matching: Matching,
     },
     /// Counters of the packet path
     Counters,
+    /// The packet path: programs on the interfaces and why they are there, use of its tables
+    Datapath,
+    /// What the packet path dropped: reason, zones, how much
+    Drops {
+        /// Show what is dropped from now on, every two seconds
+        #[arg(long, short)]
+        watch: bool,
+    },
+    /// Copies of packets, with the reason for those that are dropped
+    Capture(Capture),
+    /// Rules: show, import, try out
+    #[command(subcommand)]
+    Firewall(FirewallCommand),
     /// The journal: what the services, PID 1 and the kernel say
     Log {
         /// Go on with new records until interrupted
@@ -70,6 +87,113 @@ pub enum Command {
     Reboot,
     /// Power off in good order
     Shutdown,
+}
+
+/// Which flows or packets: what is left out does not matter.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Matching {
+    /// Address or prefix of either end, IPv4 or IPv6
+    #[arg(long, value_name = "ADDRESS", value_parser = address_or_prefix)]
+    pub host: Option<String>,
+    /// TCP or UDP port of either end
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// Name of a zone, on either side
+    #[arg(long)]
+    pub zone: Option<String>,
+    /// tcp, udp, icmp, icmpv6 or a number
+    #[arg(long)]
+    pub protocol: Option<String>,
+}
+
+/// Which packets to copy, and where to.
+#[derive(Clone, Debug, clap::Args)]
+#[command(
+    after_help = "Packets are copied as they arrive, before they are translated, and as the \
+                        kernel sends them, after. What XDP sends on by itself is seen as it \
+                        arrives only."
+)]
+pub struct Capture {
+    /// A pcapng file for Wireshark, `-` for standard output; without it one line is printed for each
+    /// packet
+    pub file: Option<Source>,
+    /// Only packets that are dropped
+    #[arg(long)]
+    pub drops: bool,
+    /// Only packets dropped for this reason, as in `pctl drops`
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// Which
+    #[command(flatten)]
+    pub matching: Matching,
+    /// End after so many packets
+    #[arg(long, short, value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// End after so many seconds
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub seconds: Option<u32>,
+    /// Bytes of each packet
+    #[arg(long, default_value_t = 9216, value_parser = clap::value_parser!(u32).range(14..=9216))]
+    pub snap: u32,
+    /// One packet of so many, by chance
+    #[arg(long, value_name = "1/N", value_parser = sample)]
+    pub sample: Option<u32>,
+}
+
+/// What to do with the firewall.
+#[derive(Clone, Debug, Subcommand)]
+pub enum FirewallCommand {
+    /// Print the firewall's part of the configuration, or the ruleset for nft that does the same
+    Show {
+        /// As what
+        #[arg(long = "as", value_name = "FORMAT", default_value = "toml")]
+        format: Format,
+    },
+    /// Say what would become of a packet that opens a flow, without sending anything
+    #[command(
+        after_help = "Example: pctl firewall explain tcp 192.168.77.5:1234 -> 203.0.113.5:443 in lan"
+    )]
+    Explain {
+        /// PROTOCOL SOURCE -> DESTINATION in ZONE
+        #[arg(required = true, num_args = 1.., allow_hyphen_values = true)]
+        packet: Vec<String>,
+    },
+    /// Ask the rules again about all flows, and end those that they would not let in now
+    Reevaluate,
+    /// End all flows of an address or prefix
+    Purge {
+        /// Address or prefix
+        #[arg(value_parser = address_or_prefix)]
+        addresses: String,
+    },
+}
+
+/// How the firewall is printed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Format {
+    /// As in the document.
+    Toml,
+    /// The same, for programs.
+    Json,
+    /// A ruleset for nft.
+    Nft,
+}
+
+fn address_or_prefix(text: &str) -> Result<String, String> {
+    let fits = text.parse::<IpAddr>().is_ok() || text.parse::<IpNet>().is_ok();
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err("an address or prefix is needed, as in 192.168.77.5, 10.0.0.0/8 or 2001:db8::/32"
+            .into())
+    }
+}
+
+fn sample(text: &str) -> Result<u32, String> {
+    text.strip_prefix("1/")
+        .and_then(|number| number.parse().ok())
+        .filter(|number| (1..=1_000_000).contains(number))
+        .ok_or_else(|| "one of N is needed, as in 1/100; N is 1 to 1000000".to_owned())
 }
 
 /// What to do with the configuration document.
@@ -145,6 +269,16 @@ impl fmt::Display for Source {
 }
 
 impl Command {
+    /// Whether the command goes on until it is interrupted.
+    pub fn is_endless(&self) -> bool {
+        match self {
+            Self::Log { follow, .. } => *follow,
+            Self::Drops { watch } => *watch,
+            Self::Capture(capture) => capture.count.is_none() && capture.seconds.is_none(),
+            _ => false,
+        }
+    }
+
     /// The document that must be read before the command runs, if it is about one.
     pub fn document(&self) -> Option<&Source> {
         match self {

@@ -1,13 +1,18 @@
 //! The commands: each reads from services and writes text or JSON.
 
+mod capture;
 mod config;
+mod datapath;
+mod firewall;
 mod lists;
 mod log;
+mod packet_line;
 mod status;
 
 use std::{io::Write, time::Duration};
 
 use portcullis_bus::{
+    firewall::FirewallBusProxy,
     init::InitBusProxy,
     peer::{PeerError, call},
 };
@@ -29,7 +34,7 @@ pub enum Failure {
     Invalid(usize),
     /// The document is in force, but these services did not take their part.
     NotEverywhere(Vec<String>),
-    /// A document cannot be read.
+    /// A file cannot be read or written.
     Input {
         /// Its file.
         name: String,
@@ -93,8 +98,13 @@ pub async fn run(cli: &Cli, document: Option<String>, out: &mut dyn Write) -> Re
         Command::Status => status::run(json, out).await,
         Command::Services => lists::services(json, out).await,
         Command::Leases => lists::leases(json, out).await,
-        Command::Flows { limit } => lists::flows(*limit, json, out).await,
+        Command::Flows { limit, matching } => lists::flows(*limit, matching, json, out).await,
         Command::Counters => lists::counters(json, out).await,
+        Command::Datapath => datapath::show(json, out).await,
+        Command::Drops { watch: false } => datapath::drops(json, out).await,
+        Command::Drops { watch: true } => datapath::watch_drops(json, out).await,
+        Command::Capture(capture) => capture::run(capture, json, out).await,
+        Command::Firewall(command) => firewall::run(command, json, out).await,
         Command::Log { follow, service, level, lines } => {
             let query = log::Query { follow: *follow, service: service.as_deref(), level: *level };
             log::run(query, *lines, json, out).await
@@ -119,6 +129,14 @@ pub async fn run(cli: &Cli, document: Option<String>, out: &mut dyn Write) -> Re
             done(json, out, "shutting down")
         }
     }
+}
+
+async fn firewall<T, F>(limit: Duration, ask: F) -> Result<T, PeerError>
+where
+    F: AsyncFnOnce(FirewallBusProxy<'static>) -> portcullis_bus::Result<T>,
+{
+    call("firewall", limit, async |connection| ask(FirewallBusProxy::new(&connection).await?).await)
+        .await
 }
 
 async fn init<T, F, Fut>(ask: F) -> Result<T, PeerError>

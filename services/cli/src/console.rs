@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::{
     MAX_DOCUMENT_BYTES,
-    args::{Cli, Command, Source},
+    args::{Cli, Source},
     banner::Banner,
     commands::{self, Failure},
     read_document,
@@ -261,7 +261,7 @@ async fn run_words(
             Err(failure) => return Ok(writeln!(out, "{failure}")?),
         },
     };
-    let endless = matches!(cli.command, Command::Log { follow: true, .. });
+    let endless = cli.command.is_endless();
     let Some(outcome) = input.attend(endless, commands::run(&cli, document, &mut *out)).await
     else {
         return Ok(writeln!(out)?);

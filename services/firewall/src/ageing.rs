@@ -1,8 +1,8 @@
-//! How long flows live. Pure: entries and time in, decisions out.
+//! How long flows live. Pure: records and time in, decisions out.
 
 use portcullis_datapath_abi::{
-    FlowEntry, TICK_SHIFT,
-    flow::{ACK, FIN, ICMP, RST, SYN, TCP, UDP},
+    FlowRecord, TICK_SHIFT,
+    flow::{ACK, FIN, ICMP, ICMPV6, IPV6, RST, SYN, TCP},
 };
 use portcullis_model::Timeouts;
 
@@ -31,9 +31,21 @@ impl State {
     }
 }
 
-/// The state of a flow of `protocol` whose directions are these.
-pub fn state(protocol: u8, original: &FlowEntry, reply: &FlowEntry) -> State {
-    if protocol == TCP {
+/// Protocol of a flow.
+pub const fn protocol(record: &FlowRecord) -> u8 {
+    if record.flags & IPV6 != 0 {
+        record.ends6().protocol
+    } else {
+        let [original, _] = record.ends4().keys;
+        original.protocol
+    }
+}
+
+/// The state of a flow.
+pub fn state(record: &FlowRecord) -> State {
+    let [original, reply] = &record.sides;
+    let [_, answers] = record.packets;
+    if protocol(record) == TCP {
         let either = original.seen | reply.seen;
         let both = original.seen & reply.seen;
         if either & RST != 0 || both & FIN != 0 {
@@ -43,20 +55,22 @@ pub fn state(protocol: u8, original: &FlowEntry, reply: &FlowEntry) -> State {
         } else {
             State::New
         }
-    } else if reply.packets > 0 {
+    } else if answers > 0 {
         State::Established
     } else {
         State::Unreplied
     }
 }
 
-/// Seconds of idleness that a flow may have.
+/// Seconds of idleness that a flow may have. After a RST the time is that of any closing connection
+/// (RFC 7857 section 2.2): the RST may have been forged, or be lost behind us and sent again.
 pub fn timeout_s(protocol: u8, state: State, timeouts: &Timeouts) -> u32 {
     match (protocol, state) {
         (TCP, State::Established) => timeouts.tcp_established_s,
         (TCP, _) => timeouts.tcp_transitory_s,
-        (UDP, State::Unreplied) => timeouts.udp_unreplied_s,
-        (ICMP, _) => timeouts.icmp_s,
+        (ICMP | ICMPV6, _) => timeouts.icmp_s,
+        // UDP, and protocols without ports.
+        (_, State::Unreplied) => timeouts.udp_unreplied_s,
         _ => timeouts.udp_s,
     }
 }
@@ -86,9 +100,9 @@ pub fn seconds_since(then: u32, now: u32) -> u32 {
     u32::try_from(nanoseconds / 1_000_000_000).unwrap_or(u32::MAX)
 }
 
-/// How full the table is, as what it does to flows that nobody has answered: their timeouts shrink
-/// from 7/8 of the capacity on, down to nothing when it is full, so that they make room and an
-/// established flow never has to.
+/// How full the table is, as what it does to flows that are not established: the timeouts of those
+/// that nobody has answered, or that both sides have closed, shrink from 7/8 of the capacity on, down
+/// to nothing when it is full, so that they make room and an established flow never has to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Pressure {
     /// Remaining share of their timeout, 0 to 256.
@@ -125,32 +139,37 @@ impl Pressure {
 }
 
 /// Whether a flow is to be forgotten.
-pub fn expired(
-    protocol: u8,
-    original: &FlowEntry,
-    reply: &FlowEntry,
-    timeouts: &Timeouts,
-    pressure: Pressure,
-    now: u32,
-) -> bool {
-    let state = state(protocol, original, reply);
-    let idle = seconds_since(original.last_seen, now).min(seconds_since(reply.last_seen, now));
-    let limit = pressure.apply(state, timeout_s(protocol, state, timeouts));
+pub fn expired(record: &FlowRecord, timeouts: &Timeouts, pressure: Pressure, now: u32) -> bool {
+    let state = state(record);
+    let limit = pressure.apply(state, timeout_s(protocol(record), state, timeouts));
     // A flow lives for a second at least: its first answer is on the way.
-    idle > limit.max(1)
+    seconds_since(record.last_seen, now) > limit.max(1)
 }
 
 #[cfg(test)]
 mod tests {
+    use portcullis_datapath_abi::{
+        FlowKey, FlowKey6,
+        flow::{Ends4, UDP},
+    };
+
     use super::*;
 
-    fn entry(seen: u8, packets: u64, last_seen: u32) -> FlowEntry {
-        FlowEntry { seen, packets, last_seen, ..FlowEntry::default() }
+    /// A flow of `protocol` with the flags and packets of both sides.
+    fn flow(protocol: u8, seen: [u8; 2], packets: [u64; 2], last_seen: u32) -> FlowRecord {
+        let key = FlowKey { protocol, ..FlowKey::default() };
+        let ends = Ends4 { keys: [key, key], ..Ends4::default() };
+        let mut record = FlowRecord { packets, last_seen, ..FlowRecord::default() };
+        record.set_ends4(&ends);
+        for (side, seen) in record.sides.iter_mut().zip(seen) {
+            side.seen = seen;
+        }
+        record
     }
 
     #[test]
     fn tcp_states_follow_the_flags_of_both_sides() {
-        let state = |original, reply| state(TCP, &entry(original, 1, 0), &entry(reply, 1, 0));
+        let state = |original, reply| state(&flow(TCP, [original, reply], [1, 1], 0));
         assert_eq!(state(SYN, 0), State::New);
         assert_eq!(state(SYN, SYN), State::New, "the handshake's last segment is missing");
         assert_eq!(state(SYN | ACK, SYN), State::Established);
@@ -161,32 +180,49 @@ mod tests {
 
     #[test]
     fn one_way_udp_is_not_established() {
-        assert_eq!(state(UDP, &entry(0, 1000, 0), &entry(0, 0, 0)), State::Unreplied);
-        assert_eq!(state(UDP, &entry(0, 1, 0), &entry(0, 1, 0)), State::Established);
+        assert_eq!(state(&flow(UDP, [0; 2], [1000, 0], 0)), State::Unreplied);
+        assert_eq!(state(&flow(UDP, [0; 2], [1, 1], 0)), State::Established);
     }
 
     #[test]
-    fn either_direction_keeps_a_flow_alive() {
+    fn both_families_have_the_same_times() {
         let timeouts = Timeouts::default();
-        let old = entry(SYN | ACK, 9, 100);
-        let young = entry(SYN | ACK, 9, 100 + 7_000);
-        let now = 100 + 7_100;
-        assert!(!expired(TCP, &old, &young, &timeouts, Pressure::NONE, now));
-        assert!(expired(TCP, &old, &old, &timeouts, Pressure::NONE, now));
+        let mut six = FlowRecord { flags: IPV6, packets: [1, 1], ..FlowRecord::default() };
+        six.set_ends6(&FlowKey6 { protocol: ICMPV6, ..FlowKey6::default() });
+        assert_eq!(protocol(&six), ICMPV6);
+        let four = flow(ICMP, [0; 2], [1, 1], 0);
+        for record in [&four, &six] {
+            let timeout = timeout_s(protocol(record), state(record), &timeouts);
+            assert_eq!(timeout, timeouts.icmp_s);
+        }
+        let gre = flow(47, [0; 2], [1, 0], 0);
+        assert_eq!(timeout_s(47, state(&gre), &timeouts), timeouts.udp_unreplied_s);
     }
 
     #[test]
-    fn a_full_table_costs_unreplied_flows_first_and_established_ones_never() {
+    fn an_established_connection_outlives_the_silence_that_the_rfc_asks_for() {
+        let timeouts = Timeouts::default();
+        let old = flow(TCP, [SYN | ACK, SYN | ACK], [9, 9], 100);
+        let ticks = |seconds: u64| ((seconds * 1_000_000_000) >> TICK_SHIFT) as u32;
+        assert!(!expired(&old, &timeouts, Pressure::NONE, 100 + ticks(7_440)));
+        assert!(expired(&old, &timeouts, Pressure::NONE, 100 + ticks(7_445)));
+        let reset = flow(TCP, [SYN | ACK, SYN | ACK | RST], [9, 9], 100);
+        assert!(!expired(&reset, &timeouts, Pressure::NONE, 100 + ticks(239)));
+        assert!(expired(&reset, &timeouts, Pressure::NONE, 100 + ticks(243)));
+    }
+
+    #[test]
+    fn a_full_table_costs_unreplied_and_closed_flows_first_and_established_ones_never() {
         let timeouts = Timeouts::default();
         let full = Pressure::of(1000, 1000, false);
-        let unreplied = (entry(0, 1, 100), entry(0, 0, 100));
-        let established = (entry(0, 1, 100), entry(0, 1, 100));
-        let gone = |flow: &(FlowEntry, FlowEntry), pressure| {
-            expired(UDP, &flow.0, &flow.1, &timeouts, pressure, 104)
-        };
-        assert!(gone(&unreplied, full));
-        assert!(!gone(&unreplied, Pressure::NONE));
-        assert!(!gone(&established, full));
+        let unreplied = flow(UDP, [0; 2], [1, 0], 100);
+        let closed = flow(TCP, [SYN | ACK | FIN; 2], [5, 5], 100);
+        let established =
+            [flow(UDP, [0; 2], [1, 1], 100), flow(TCP, [SYN | ACK; 2], [5, 5], 100)];
+        let gone = |flow: &FlowRecord, pressure| expired(flow, &timeouts, pressure, 104);
+        assert!(gone(&unreplied, full) && gone(&closed, full));
+        assert!(!gone(&unreplied, Pressure::NONE) && !gone(&closed, Pressure::NONE));
+        assert!(established.iter().all(|flow| !gone(flow, full)));
         assert!(Pressure::of(800, 1000, false).is_none());
         assert!(!Pressure::of(900, 1000, false).is_none());
         assert!(gone(&unreplied, Pressure::of(10, 1000, true)));

@@ -2,15 +2,24 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::IpAddr,
+    sync::Arc,
 };
+
+use ipnet::IpNet;
 
 use portcullis_bus::network::InterfaceStatus;
 use portcullis_datapath_abi::{
     Interface, Zone, from_address,
-    policy::{self, INTERFACE_SLOTS, MAX_ADDRESSES, MAX_ZONES, pair_index},
+    policy::{self, INTERFACE_SLOTS, MAX_ADDRESSES, MAX_ZONES},
 };
-use portcullis_model::{Action, RouterService, part::FirewallPart};
+use portcullis_model::{Name, RouterService, part::FirewallPart};
+use portcullis_policy::{Compiled, Nat, NatInterface, Resolved, Surroundings, compile_nat};
+
+use crate::{
+    datapath::{Device, Kind},
+    purge::words6,
+};
 
 /// What the maps shall hold, and where the programs shall be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,65 +28,160 @@ pub struct Desired {
     pub interfaces: BTreeMap<u32, Interface>,
     /// Zones by id, one for each id.
     pub zones: Vec<Zone>,
-    /// Indices of zone pairs whose new flows pass.
-    pub allowed: BTreeSet<u32>,
-    /// The router's addresses, to the index of their interface.
+    /// The rules without names.
+    pub resolved: Resolved,
+    /// The rules as tables; `None` if they could not be compiled.
+    pub policy: Option<Arc<Compiled>>,
+    /// Port forwards, 1:1 addresses, pools.
+    pub nat: Nat,
+    /// The router's IPv4 addresses, to the index of their interface.
     pub addresses: BTreeMap<u32, u32>,
-    /// Devices to attach to: name by index.
-    pub devices: BTreeMap<u32, String>,
+    /// The router's IPv6 addresses, likewise.
+    pub addresses6: BTreeMap<[u32; 4], u32>,
+    /// Devices to attach to, by index.
+    pub devices: BTreeMap<u32, Device>,
     /// What could not be compiled, one sentence each. It is refused, never let through.
     pub problems: Vec<String>,
 }
 
-/// Compiles. `current` are the zones in the map now, whose ids stay.
-pub fn compile(part: &FirewallPart, interfaces: &[InterfaceStatus], current: &[Zone]) -> Desired {
+/// What compiling starts from.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Standing<'a> {
+    /// The zones in the map now, whose ids stay.
+    pub zones: &'a [Zone],
+    /// The time, seconds since 1970.
+    pub unix_s: u64,
+    /// What was compiled before: rules keep their numbers, and what is the same is not done again.
+    pub before: Option<&'a Desired>,
+}
+
+/// Compiles.
+pub fn compile(
+    part: &FirewallPart,
+    interfaces: &[InterfaceStatus],
+    standing: &Standing<'_>,
+) -> Desired {
     let mut desired = Desired::default();
-    let ids = zone_ids(part, current, &mut desired.problems);
+    let ids = zone_ids(part, standing.zones, &mut desired.problems);
     desired.zones = vec![Zone::default(); MAX_ZONES as usize];
     for (name, id) in &ids {
         if let (Some(zone), Some(slot)) =
-            (part.firewall.zones.get(*name), desired.zones.get_mut(usize::from(*id)))
+            (part.firewall.zones.get(name.as_str()), desired.zones.get_mut(usize::from(*id)))
         {
             *slot = Zone {
                 services: zone.services.iter().fold(0, |bits, service| bits | bit(*service)),
+                // Those of the translation are added when its tables are made.
                 flags: if zone.masquerade { policy::MASQUERADE } else { 0 },
-                name: name_bytes(name),
+                name: name_bytes(name.as_str()),
             };
         }
     }
-    let mut decided = BTreeSet::new();
-    for rule in &part.firewall.policies {
-        if let (Some(from), Some(to)) = (ids.get(rule.from.as_str()), ids.get(rule.to.as_str())) {
-            let pair = pair_index(*from, *to);
-            // The first that fits decides.
-            if decided.insert(pair) && rule.action == Action::Allow {
-                desired.allowed.insert(pair);
-            }
-        }
-    }
+    compile_policy(&mut desired, part, interfaces, &ids, standing);
     for status in interfaces.iter().filter(|status| status.index != 0) {
-        match part.interfaces.get(status.name.as_str()).and_then(|zone| ids.get(zone.as_str())) {
+        match part.interfaces.get(status.name.as_str()).and_then(|zone| ids.get(zone)) {
             Some(zone) => add_interface(&mut desired, status, *zone),
             // It stays out of the maps, and so everything on it is dropped.
             None => desired
                 .problems
                 .push(format!("interface {} belongs to no zone: it is closed", status.name)),
         }
-        desired.devices.insert(status.index, status.device.clone());
+        desired.devices.insert(status.index, device(part, status));
     }
+    compile_translations(&mut desired, part, interfaces, &ids);
     desired
 }
 
-fn add_interface(desired: &mut Desired, status: &InterfaceStatus, zone: u8) {
-    let mut addresses =
-        status.addresses.iter().filter_map(|text| ipv4(text)).map(from_address).peekable();
-    let interface = Interface {
-        index: status.index,
-        nat_address: addresses.peek().copied().unwrap_or_default(),
-        mac: mac(&status.mac),
-        zone,
-        flags: 0,
+fn compile_translations(
+    desired: &mut Desired,
+    part: &FirewallPart,
+    interfaces: &[InterfaceStatus],
+    ids: &BTreeMap<Name, u8>,
+) {
+    let interfaces: Vec<NatInterface> = interfaces
+        .iter()
+        .filter(|status| status.index != 0)
+        .filter_map(|status| {
+            let zone = *ids.get(part.interfaces.get(status.name.as_str())?)?;
+            let addresses = status.addresses.iter().filter_map(|text| match address(text) {
+                Some(IpAddr::V4(address)) => Some(address),
+                _ => None,
+            });
+            Some(NatInterface { zone, addresses: addresses.collect() })
+        })
+        .collect();
+    let mut nat = compile_nat(&part.firewall, ids, &interfaces);
+    for (id, flags) in &nat.zone_flags {
+        if let Some(zone) = desired.zones.get_mut(usize::from(*id)) {
+            zone.flags |= flags;
+        }
+    }
+    desired.problems.append(&mut nat.problems);
+    desired.nat = nat;
+}
+
+/// What the document does not say, for the policy.
+pub fn surroundings(
+    part: &FirewallPart,
+    interfaces: &[InterfaceStatus],
+    ids: &BTreeMap<Name, u8>,
+    standing: &Standing<'_>,
+) -> Surroundings {
+    let addresses = interfaces.iter().filter_map(|status| {
+        let (name, _) = part.interfaces.get_key_value(status.name.as_str())?;
+        let nets = status.addresses.iter().filter_map(|text| text.parse::<IpNet>().ok());
+        Some((name.clone(), nets.collect()))
+    });
+    let numbers = standing
+        .before
+        .into_iter()
+        .flat_map(|before| &before.resolved.rules)
+        .map(|rule| (rule.name.clone(), rule.number));
+    let outward = interfaces.iter().find(|status| status.gateway.is_some());
+    let default_route =
+        outward.and_then(|status| part.interfaces.get_key_value(status.name.as_str()));
+    Surroundings {
+        zones: ids.clone(),
+        addresses: addresses.collect(),
+        default_route: default_route.map(|(name, _)| name.clone()),
+        unix_s: standing.unix_s,
+        numbers: numbers.collect(),
+    }
+}
+
+fn compile_policy(
+    desired: &mut Desired,
+    part: &FirewallPart,
+    interfaces: &[InterfaceStatus],
+    ids: &BTreeMap<Name, u8>,
+    standing: &Standing<'_>,
+) {
+    let surroundings = surroundings(part, interfaces, ids, standing);
+    let before = standing.before.map(|before| &before.resolved);
+    desired.resolved = portcullis_policy::resolve(part, &surroundings);
+    if before == Some(&desired.resolved)
+        && let Some(policy) = standing.before.and_then(|before| before.policy.clone())
+    {
+        desired.policy = Some(policy);
+        return;
+    }
+    match portcullis_policy::compile(&desired.resolved) {
+        Ok(policy) => desired.policy = Some(Arc::new(policy)),
+        Err(error) => desired.problems.push(format!("rules: {error}; the old ones stay in force")),
+    }
+}
+
+fn device(part: &FirewallPart, status: &InterfaceStatus) -> Device {
+    let card = status.ports.iter().find(|port| port.device == status.device);
+    let kind = match card {
+        Some(port) if !port.driver.is_empty() => Kind::Card(port.driver.clone()),
+        None if !status.ports.is_empty() => Kind::Bridge,
+        _ => Kind::Virtual,
     };
+    let wish = part.firewall.hooks.get(status.name.as_str()).copied().unwrap_or_default();
+    Device { name: status.device.clone(), kind, wish }
+}
+
+fn add_interface(desired: &mut Desired, status: &InterfaceStatus, zone: u8) {
     let slot = status.index % INTERFACE_SLOTS;
     if let Some(other) = desired.interfaces.get(&slot) {
         desired.problems.push(format!(
@@ -86,22 +190,44 @@ fn add_interface(desired: &mut Desired, status: &InterfaceStatus, zone: u8) {
         ));
         return;
     }
-    desired.interfaces.insert(slot, interface);
-    for address in addresses {
-        if desired.addresses.len() < MAX_ADDRESSES as usize {
-            desired.addresses.insert(address, status.index);
-        } else {
-            desired.problems.push(format!("more than {MAX_ADDRESSES} addresses"));
+    let mut nat_address = 0;
+    for address in status.addresses.iter().filter_map(|text| address(text)) {
+        if desired.addresses.len() + desired.addresses6.len() >= MAX_ADDRESSES as usize {
+            let problem = format!("more than {MAX_ADDRESSES} addresses: {address} is closed");
+            desired.problems.push(problem);
+            continue;
+        }
+        match address {
+            IpAddr::V4(address) => {
+                let address = from_address(address);
+                if nat_address == 0 {
+                    nat_address = address;
+                }
+                desired.addresses.insert(address, status.index);
+            }
+            IpAddr::V6(address) => {
+                desired.addresses6.insert(words6(address), status.index);
+            }
         }
     }
+    desired.interfaces.insert(
+        slot,
+        Interface {
+            index: status.index,
+            nat_address,
+            mac: mac(&status.mac),
+            zone,
+            flags: 0,
+        },
+    );
 }
 
 /// Ids for all zones: those that have one keep it, new ones get the lowest that is free.
-fn zone_ids<'a>(
-    part: &'a FirewallPart,
+fn zone_ids(
+    part: &FirewallPart,
     current: &[Zone],
     problems: &mut Vec<String>,
-) -> BTreeMap<&'a str, u8> {
+) -> BTreeMap<Name, u8> {
     let mut ids = BTreeMap::new();
     let mut free: BTreeSet<u8> = (1..MAX_ZONES as u8).collect();
     let mut new = Vec::new();
@@ -110,9 +236,9 @@ fn zone_ids<'a>(
         match current.iter().zip(0_u8..).find(|(zone, id)| *id != 0 && zone.name == bytes) {
             Some((_, id)) => {
                 free.remove(&id);
-                ids.insert(name.as_str(), id);
+                ids.insert(name.clone(), id);
             }
-            None => new.push(name.as_str()),
+            None => new.push(name),
         }
     }
     // Ids of zones that are going away are taken last: their flows are still to be purged.
@@ -123,7 +249,7 @@ fn zone_ids<'a>(
     for name in new {
         match free.next() {
             Some(id) => {
-                ids.insert(name, id);
+                ids.insert(name.clone(), id);
             }
             None => problems.push(format!(
                 "zone {name}: there are more than {}: its interfaces are closed",
@@ -157,7 +283,7 @@ pub fn name_text(bytes: &[u8; 16]) -> String {
     bytes.iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte)).collect()
 }
 
-fn ipv4(with_length: &str) -> Option<Ipv4Addr> {
+fn address(with_length: &str) -> Option<IpAddr> {
     with_length.split('/').next()?.parse().ok()
 }
 
@@ -167,4 +293,131 @@ fn mac(text: &str) -> [u8; 6] {
         *to = u8::from_str_radix(from, 16).unwrap_or_default();
     }
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_bus::network::PortStatus;
+    use portcullis_model::{Action, Document, firewall::Hook};
+
+    use super::*;
+
+    fn part(text: &str) -> FirewallPart {
+        FirewallPart::of(&Document::parse(text).unwrap_or_else(|error| panic!("{error}")))
+    }
+
+    fn interface(name: &str, index: u32, addresses: &[&str]) -> InterfaceStatus {
+        InterfaceStatus {
+            name: name.to_owned(),
+            device: name.to_owned(),
+            index,
+            mac: format!("02:00:00:00:00:{index:02x}"),
+            addresses: addresses.iter().map(|text| (*text).to_owned()).collect(),
+            ..InterfaceStatus::default()
+        }
+    }
+
+    #[test]
+    fn interfaces_of_both_families_get_their_zone_and_addresses() {
+        let interfaces = [
+            interface("lan", 2, &["192.168.77.1/24", "fd00::1/64", "fe80::1/64"]),
+            interface("wan", 3, &["198.51.100.2/24", "198.51.100.3/24"]),
+        ];
+        let desired = compile(&part(""), &interfaces, &Standing::default());
+        assert!(desired.problems.is_empty(), "{:?}", desired.problems);
+        let zone = |name: &str| {
+            desired.zones.iter().position(|zone| name_text(&zone.name) == name).unwrap_or(0)
+        };
+        let [lan, wan] = [2, 3].map(|slot| desired.interfaces.get(&slot).copied());
+        assert_eq!(
+            lan,
+            Some(Interface {
+                index: 2,
+                nat_address: u32::from_ne_bytes([192, 168, 77, 1]),
+                mac: [2, 0, 0, 0, 0, 2],
+                zone: zone("lan") as u8,
+                flags: 0
+            })
+        );
+        assert_eq!(wan.map(|wan| usize::from(wan.zone)), Some(zone("wan")));
+        assert_eq!(wan.map(|wan| wan.nat_address), Some(u32::from_ne_bytes([198, 51, 100, 2])));
+        assert_eq!(desired.addresses.len(), 3);
+        assert_eq!(
+            desired.addresses6.get(&words6("fd00::1".parse().unwrap_or_else(|_| panic!()))),
+            Some(&2)
+        );
+        assert!(desired.policy.is_some());
+        let pair = |from, to| desired.resolved.default_of(zone(from) as u8, zone(to) as u8).action;
+        assert_eq!([pair("lan", "wan"), pair("wan", "lan")], [Action::Allow, Action::Deny]);
+        assert_eq!(desired.zones.get(zone("wan")).map(|zone| zone.flags & policy::MASQUERADE), Some(1));
+    }
+
+    #[test]
+    fn an_interface_without_zone_or_slot_is_attached_but_closed() {
+        let interfaces =
+            [interface("lan", 2, &[]), interface("wan", 1026, &[]), interface("odd", 7, &[])];
+        let desired = compile(&part(""), &interfaces, &Standing::default());
+        assert_eq!(desired.interfaces.keys().collect::<Vec<_>>(), [&2]);
+        assert_eq!(desired.devices.len(), 3);
+        let [shared, odd] = desired.problems.as_slice() else { panic!("{:?}", desired.problems) };
+        assert!(shared.contains("wan (index 1026) would share slot 2"), "{shared}");
+        assert!(odd.contains("odd belongs to no zone"), "{odd}");
+    }
+
+    #[test]
+    fn zones_keep_their_ids_and_new_ones_take_those_never_used_first() {
+        let first = compile(&part(""), &[], &Standing::default());
+        let id = |desired: &Desired, name: &str| {
+            desired.zones.iter().position(|zone| name_text(&zone.name) == name)
+        };
+        // Sorts before the others.
+        let mut part = part("");
+        part.firewall.zones.retain(|name, _| name.as_str() == "lan");
+        let name = "aaa".to_owned().try_into().unwrap_or_else(|_| panic!());
+        part.firewall.zones.insert(name, portcullis_model::Zone::default());
+        let second = compile(&part, &[], &Standing { zones: &first.zones, ..Standing::default() });
+        assert_eq!(id(&second, "lan"), id(&first, "lan"));
+        assert_eq!(id(&second, "wan"), None);
+        assert_ne!(id(&second, "aaa"), id(&first, "wan"), "flows of wan are still to be purged");
+    }
+
+    #[test]
+    fn rules_that_are_the_same_are_not_compiled_again() {
+        let first = compile(&part(""), &[], &Standing::default());
+        let again = |interfaces: &[InterfaceStatus]| {
+            let standing =
+                Standing { zones: &first.zones, before: Some(&first), ..Standing::default() };
+            let second = compile(&part(""), interfaces, &standing);
+            match (&first.policy, &second.policy) {
+                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+                _ => panic!("compiles"),
+            }
+        };
+        assert!(again(&[]));
+        assert!(again(&[interface("lan", 2, &["192.168.77.1/24"])]));
+    }
+
+    #[test]
+    fn devices_are_what_the_network_service_says_they_are() {
+        let mut part = part("");
+        let lan = "lan".to_owned().try_into().unwrap_or_else(|_| panic!());
+        part.firewall.hooks.insert(lan, Hook::Xdp);
+        let port = |device: &str| PortStatus {
+            device: device.to_owned(),
+            driver: "igc".to_owned(),
+            ..PortStatus::default()
+        };
+        let card = InterfaceStatus { ports: vec![port("lan")], ..interface("lan", 2, &[]) };
+        let bridge =
+            InterfaceStatus { ports: vec![port("eth1"), port("eth2")], ..interface("wan", 3, &[]) };
+        let desired = compile(
+            &part,
+            &[card, bridge, interface("ppp", 4, &[])],
+            &Standing::default(),
+        );
+        let kinds: Vec<_> = desired.devices.values().map(|device| &device.kind).collect();
+        assert_eq!(kinds, [&Kind::Card("igc".to_owned()), &Kind::Bridge, &Kind::Virtual]);
+        let wishes: Vec<_> = desired.devices.values().map(|device| device.wish).collect();
+        assert_eq!(wishes, [Hook::Xdp, Hook::Auto, Hook::Auto]);
+    }
 }

@@ -3,20 +3,28 @@
 //!
 //! ```text
 //! config ---part---> compile -> install -> maps <- packets (ebpf/datapath)
-//! network --interfaces-^                    ^-- sweep + ageing: forget old flows
+//! network --interfaces-^                    ^-- sweep + ageing: flows end, their numbers are free
+//!                                           ^-- purge: flows of what is gone
 //!                                           ^-- routes: cached next hops are stale
+//!                                           ^-- telemetry: drops, log, IPFIX, captures
 //! ```
 //!
-//! `compile` and `ageing` are pure; `datapath` is the kernel's side; `service` puts them together;
-//! `shell` is bus and timers.
+//! `compile` and `ageing` are pure; `datapath` is the kernel's side, with the flow table in mapped
+//! memory; `listing` shows it; `service` puts them together; `shell` is bus and timers.
 
 pub mod ageing;
 pub mod compile;
 pub mod datapath;
+pub mod guard;
 pub mod install;
+pub mod listing;
+pub mod nftables;
+pub mod purge;
+pub mod reevaluate;
 pub mod routes;
 pub mod service;
 mod shell;
 pub mod sweep;
+pub mod telemetry;
 
 pub use shell::main;

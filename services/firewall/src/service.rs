@@ -1,21 +1,41 @@
 //! The service's state: the datapath, and what it shall do. All decisions are in `compile`,
-//! `install` and `ageing`; this puts them together.
+//! `install`, `ageing` and `hooks`; this puts them together.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
+use aya::maps::{MapData, RingBuf};
 use portcullis_bus::{
-    firewall::{Attachment, Counter as CounterRecord, FlowPage},
+    firewall::{
+        Attachment, CaptureRequest, Counter as CounterRecord, DatapathStatus, DropCount,
+        Explanation, FlowPage, FlowQuery,
+    },
     network::InterfaceStatus,
 };
-use portcullis_datapath_abi::{Config, Counter};
-use portcullis_model::part::FirewallPart;
+use portcullis_datapath_abi::{
+    Counter, FlowRecord,
+    event::Event,
+    map,
+    policy::{CAPTURE, EVENTS, ROUTER},
+};
+use portcullis_model::{Action, firewall::Hook as Wish, part::FirewallPart};
+use portcullis_runtime::unix_now_s;
 
 use crate::{
     ageing::Pressure,
-    compile::{Desired, compile},
-    datapath::{Datapath, Result, Walk},
-    install::{install, purge},
-    sweep::{self, Swept},
+    compile::{Desired, Standing, compile, name_text, surroundings},
+    datapath::{Datapath, Result, Sizes, Tap},
+    install::{InForce, install},
+    listing::{self, Filter},
+    purge::touches,
+    reevaluate::Judge,
+    sweep::{Ended, Sweeper, Swept, Terms, now_ticks},
+    telemetry::{
+        Telemetry,
+        capture::{self, Running},
+        drops,
+        events::LogNames,
+        pcapng::{Device as CapturedDevice, Names},
+    },
 };
 
 /// The firewall.
@@ -26,9 +46,18 @@ pub struct Firewall {
     /// What the network service last reported; `None` before it did, and then nothing that is
     /// attached from an earlier run is touched.
     interfaces: Option<Vec<InterfaceStatus>>,
+    desired: Desired,
+    in_force: InForce,
     problems: Vec<String>,
+    /// Something could not be attached.
+    incomplete: bool,
+    sweeper: Sweeper,
+    swept: Swept,
     pressure: Pressure,
     refused: u64,
+    telemetry: Telemetry,
+    /// Packets are copied.
+    tap: Option<Tap>,
 }
 
 impl Firewall {
@@ -38,14 +67,22 @@ impl Firewall {
     /// See [`Datapath::open`].
     pub fn open(pins: PathBuf, part: FirewallPart) -> Result<Self> {
         let datapath = Datapath::open(&pins, part.firewall.max_flows)?;
+        let telemetry = Telemetry::new(&part.firewall, LogNames::default());
         Ok(Self {
             pins,
             datapath,
             part,
             interfaces: None,
+            desired: Desired::default(),
+            in_force: InForce::default(),
             problems: Vec::new(),
+            incomplete: false,
+            sweeper: Sweeper::default(),
+            swept: Swept::default(),
             pressure: Pressure::NONE,
             refused: 0,
+            telemetry,
+            tap: None,
         })
     }
 
@@ -54,8 +91,11 @@ impl Firewall {
     /// # Errors
     /// If the new flow table cannot be made; all stays as it was then.
     pub fn apply(&mut self, part: FirewallPart) -> Result<bool> {
-        if part.firewall.max_flows != self.datapath.max_flows() {
-            self.datapath = Datapath::open(&self.pins, part.firewall.max_flows)?;
+        let max_flows = part.firewall.max_flows;
+        if max_flows != self.datapath.max_flows() {
+            self.datapath = Datapath::open(&self.pins, max_flows)?;
+            // Its numbers are of the new table.
+            self.sweeper = Sweeper::default();
         }
         self.part = part;
         self.reconcile()
@@ -70,23 +110,42 @@ impl Firewall {
         self.reconcile()
     }
 
+    /// Tries again what could not be attached. Returns whether anything changed.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn retry(&mut self) -> Result<bool> {
+        if self.incomplete { self.reconcile() } else { Ok(false) }
+    }
+
+    /// Whether [`Self::retry`] has something to do.
+    pub fn is_incomplete(&self) -> bool {
+        self.incomplete
+    }
+
     fn reconcile(&mut self) -> Result<bool> {
         let Some(interfaces) = &self.interfaces else {
             return Ok(false);
         };
         let zones = self.datapath.maps().zones()?;
-        let desired = compile(&self.part, interfaces, &zones);
-        self.report(&desired);
-        let (mut changed, gone) = install(self.datapath.maps(), &desired)?;
-        let purged = purge(self.datapath.maps(), &gone)?;
-        if purged != 0 {
+        let standing =
+            Standing { zones: &zones, unix_s: unix_now_s(), before: Some(&self.desired) };
+        self.desired = compile(&self.part, interfaces, &standing);
+        self.make_room_for_policy()?;
+        let (mut changed, gone) =
+            install(self.datapath.maps(), &self.desired, &mut self.in_force)?;
+        if !gone.is_empty() {
+            let purged = self.end_where(|record| gone.concerns(record));
             tracing::info!(purged, "flows of vanished addresses or zones removed");
         }
         let before = self.datapath.attachments();
-        for error in self.datapath.attach(&desired.devices) {
-            // The network service reports again when its devices settle.
+        let failures = self.datapath.attach(&self.desired.devices);
+        self.incomplete = !failures.is_empty();
+        for error in &failures {
             tracing::warn!(%error, "not attached");
         }
+        self.report();
+        self.configure_telemetry()?;
         changed |= before != self.datapath.attachments();
         if changed {
             self.routes_changed()?;
@@ -94,11 +153,33 @@ impl Firewall {
         Ok(changed)
     }
 
-    fn report(&mut self, desired: &Desired) {
-        for problem in desired.problems.iter().filter(|text| !self.problems.contains(text)) {
+    /// A larger policy needs larger tables, and these programs that use them: they replace what is
+    /// attached, with the old policy, before the new one is installed.
+    fn make_room_for_policy(&mut self) -> Result<()> {
+        let Some(policy) = &self.desired.policy else { return Ok(()) };
+        let lines = u32::try_from(policy.lines.len()).unwrap_or(u32::MAX);
+        if lines <= self.datapath.sizes().lines {
+            return Ok(());
+        }
+        let sizes = Sizes { lines: lines.next_power_of_two(), ..self.datapath.sizes() };
+        self.datapath = Datapath::with_sizes(&self.pins, sizes)?;
+        for error in self.datapath.attach(&self.desired.devices) {
+            tracing::warn!(%error, "not attached");
+        }
+        Ok(())
+    }
+
+    /// Logs problems that are new.
+    fn report(&mut self) {
+        let mut problems = self.desired.problems.clone();
+        for (index, choice) in self.datapath.choices().iter().filter(|(_, choice)| choice.refused) {
+            let device = self.desired.devices.get(index).map_or("", |device| device.name.as_str());
+            problems.push(format!("{device}: not xdp as firewall.hooks says, but {}", choice.reason));
+        }
+        for problem in problems.iter().filter(|text| !self.problems.contains(text)) {
             tracing::warn!(problem, "policy");
         }
-        self.problems.clone_from(&desired.problems);
+        self.problems = problems;
     }
 
     /// Has all cached next hops looked up again.
@@ -106,40 +187,112 @@ impl Firewall {
     /// # Errors
     /// What the kernel says.
     pub fn routes_changed(&mut self) -> Result<()> {
-        let maps = self.datapath.maps();
-        // 0 means "never looked up".
-        let generation = maps.config()?.generation.wrapping_add(1).max(1);
-        maps.set_config(&Config { generation, reserved: 0 })
+        self.datapath.confirm_transmission(&self.desired.devices)?;
+        self.datapath.maps().next_generation()
     }
 
-    /// Ages the next part of the flow table; `None` at its end.
+    /// Makes the next slice of a pass over the flow table. After the last one: whether the next pass
+    /// is urgent.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn sweep(&mut self, walk: &mut Walk) -> Result<Option<Swept>> {
-        sweep::sweep(self.datapath.maps(), walk, &self.part.firewall.timeouts, self.pressure)
-    }
-
-    /// Draws the conclusions of a whole pass over the table. Returns whether the next one is urgent.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn swept(&mut self, total: Swept) -> Result<bool> {
+    pub fn sweep(&mut self) -> Result<Option<bool>> {
+        let terms = Terms {
+            now: now_ticks(),
+            timeouts: &self.part.firewall.timeouts,
+            pressure: self.pressure,
+        };
+        let flows = self.datapath.maps().flows();
+        let telemetry = &mut self.telemetry;
+        let swept = self.sweeper.step(flows, &terms, &mut |ended| telemetry.flow_ended(ended))?;
+        self.telemetry.survey(flows);
+        let Some(swept) = swept else {
+            return Ok(None);
+        };
+        self.swept = swept;
         let refused = self.datapath.maps().counter(Counter::DropFull)?.packets;
         let capacity = u64::from(self.datapath.max_flows());
-        self.pressure = Pressure::of(total.kept, capacity, refused != self.refused);
+        self.pressure = Pressure::of(swept.kept, capacity, refused != self.refused);
         self.refused = refused;
-        Ok(!self.pressure.is_none())
+        Ok(Some(!self.pressure.is_none()))
     }
 
-    /// At most `limit` flows.
+    fn end_where(&mut self, concerned: impl FnMut(&FlowRecord) -> bool) -> u64 {
+        let flows = self.datapath.maps().flows();
+        let telemetry = &mut self.telemetry;
+        self.sweeper.end_where(flows, concerned, &mut |ended| telemetry.flow_ended(ended))
+    }
+
+    /// Ends the flows with an end in an address or prefix; returns how many.
+    ///
+    /// # Errors
+    /// If it is neither.
+    pub fn purge(&mut self, addresses: &str) -> std::result::Result<u64, String> {
+        let net = listing::net(addresses).ok_or_else(|| {
+            format!("{addresses} is not an address or prefix like 192.168.1.0/24")
+        })?;
+        Ok(self.end_where(|record| touches(record, &net)))
+    }
+
+    /// Ends the flows that the policy would not let in now; returns how many.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn flows(&mut self, limit: usize) -> Result<FlowPage> {
+    pub fn reevaluate(&mut self) -> Result<u64> {
+        let zones = self.zone_names()?;
+        let zone_name = |id| zones.get(&id).cloned();
+        let judge = Judge {
+            resolved: &self.desired.resolved,
+            firewall: &self.part.firewall,
+            zone_name: &zone_name,
+        };
+        let flows = self.datapath.maps().flows();
+        let telemetry = &mut self.telemetry;
+        let denied = |record: &FlowRecord| !judge.allows(record);
+        let mut on_end = |ended: &Ended<'_>| telemetry.flow_ended(ended);
+        Ok(self.sweeper.end_where(flows, denied, &mut on_end))
+    }
+
+    /// Flows that fit a query.
+    ///
+    /// # Errors
+    /// What of the query cannot be looked for, or what the kernel says.
+    pub fn find_flows(&mut self, query: &FlowQuery) -> std::result::Result<FlowPage, String> {
         let capacity = u64::from(self.datapath.max_flows());
-        let (total, flows) = sweep::newest(self.datapath.maps(), &self.part.firewall.timeouts, limit)?;
+        let zones = self.datapath.maps().zones().map_err(|error| error.to_string())?;
+        let filter = Filter::of(query, &zones)?;
+        let (total, flows) = listing::newest(
+            self.datapath.maps().flows(),
+            &zones,
+            &self.part.firewall.timeouts,
+            &filter,
+            query.limit as usize,
+            now_ticks(),
+        );
         Ok(FlowPage { total, capacity, flows })
+    }
+
+    /// The datapath as a whole.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn status(&mut self) -> Result<DatapathStatus> {
+        let config = self.datapath.maps().config()?;
+        let flows = self.swept.kept;
+        let mappings = self.swept.mappings;
+        Ok(DatapathStatus {
+            kind: "ebpf".to_owned(),
+            flows,
+            flow_capacity: config.flows.into(),
+            mappings,
+            mapping_capacity: config.mappings.into(),
+            index_entries: 2 * (flows + mappings),
+            index_capacity: u64::from(config.buckets) * portcullis_flow_table::SLOTS as u64,
+            route_generation: config.generation.into(),
+            bank: config.bank,
+            rules: self.part.firewall.rules.len() as u64,
+            problems: self.problems.clone(),
+        })
     }
 
     /// All counters.
@@ -147,36 +300,176 @@ impl Firewall {
     /// # Errors
     /// What the kernel says.
     pub fn counters(&mut self) -> Result<Vec<CounterRecord>> {
-        Counter::ALL
-            .iter()
-            .map(|counter| {
-                let count = self.datapath.maps().counter(*counter)?;
-                Ok(CounterRecord {
-                    name: counter.name().to_owned(),
-                    description: counter.description().to_owned(),
-                    packets: count.packets,
-                    bytes: count.bytes,
-                })
-            })
-            .collect()
+        let counts = self.datapath.maps().counters()?;
+        let record = |(counter, count): (&Counter, portcullis_datapath_abi::counter::Count)| {
+            CounterRecord {
+                name: counter.name().to_owned(),
+                description: counter.description().to_owned(),
+                packets: count.packets,
+                bytes: count.bytes,
+            }
+        };
+        Ok(Counter::ALL.iter().zip(counts).map(record).collect())
     }
 
-    /// What is attached where.
+    /// What is attached where, and why.
     pub fn attachments(&self) -> Vec<Attachment> {
         let interfaces = self.interfaces.as_deref().unwrap_or_default();
-        self.datapath
-            .attachments()
-            .into_iter()
-            .map(|(index, hook, program_id)| {
-                let known = interfaces.iter().find(|status| status.index == index);
-                Attachment {
-                    interface: known.map(|status| status.name.clone()).unwrap_or_default(),
-                    device: known
-                        .map_or_else(|| format!("index {index}"), |status| status.device.clone()),
-                    hook: hook.name().to_owned(),
-                    program_id,
+        let attachment = |(index, hook, program_id): (u32, crate::datapath::Hook, u32)| {
+            let known = interfaces.iter().find(|status| status.index == index);
+            let wish = self.desired.devices.get(&index).map(|device| device.wish);
+            let choice = self.datapath.choices().get(&index);
+            Attachment {
+                interface: known.map(|status| status.name.clone()).unwrap_or_default(),
+                device: known
+                    .map_or_else(|| format!("index {index}"), |status| status.device.clone()),
+                hook: hook.name().to_owned(),
+                program_id,
+                wanted: match wish.unwrap_or_default() {
+                    Wish::Auto => "auto",
+                    Wish::Xdp => "xdp",
+                    Wish::Tcx => "tcx",
                 }
-            })
-            .collect()
+                .to_owned(),
+                reason: choice.map(|choice| choice.reason.clone()).unwrap_or_default(),
+            }
+        };
+        self.datapath.attachments().into_iter().map(attachment).collect()
+    }
+}
+
+/// What is told of packets and flows.
+impl Firewall {
+    fn configure_telemetry(&mut self) -> Result<()> {
+        let names = LogNames {
+            zones: self.zone_names()?,
+            rules: self
+                .desired
+                .resolved
+                .rules
+                .iter()
+                .map(|rule| (rule.number, rule.name.to_string()))
+                .collect(),
+        };
+        self.telemetry.configure(&self.part.firewall, names);
+        if self.tap.is_some() {
+            // Programs were replaced, or devices have come.
+            self.tap = Some(self.datapath.tap(&self.desired.devices)?);
+        }
+        let events = if self.part.firewall.log.flows { EVENTS } else { 0 };
+        let capture = if self.tap.is_some() { CAPTURE } else { 0 };
+        if self.datapath.maps().config()?.flags != events | capture {
+            self.datapath.maps().change_config(|config| config.flags = events | capture)?;
+        }
+        Ok(())
+    }
+
+    fn zone_names(&mut self) -> Result<BTreeMap<u8, String>> {
+        let zones = self.datapath.maps().zones()?;
+        let name = |(id, zone): (u8, &portcullis_datapath_abi::Zone)| {
+            (id, if id == ROUTER { "router".to_owned() } else { name_text(&zone.name) })
+        };
+        Ok((0_u8..).zip(&zones).map(name).filter(|(_, name)| !name.is_empty()).collect())
+    }
+
+    /// The ring of events of the packet path; it has one reader.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn events(&mut self) -> Result<RingBuf<MapData>> {
+        self.datapath.maps().map(map::EVENTS)
+    }
+
+    /// An event of the packet path.
+    pub fn event(&mut self, event: &Event) {
+        self.telemetry.event(event);
+    }
+
+    /// Drops by reason and zones.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn drops(&mut self) -> Result<Vec<DropCount>> {
+        Ok(drops::table(drops::read(self.datapath.maps())?, &self.zone_names()?))
+    }
+
+    /// What would become of a packet.
+    ///
+    /// # Errors
+    /// If it is none, or says too little; or what the kernel says.
+    pub fn explain(&mut self, packet: &str) -> std::result::Result<Explanation, String> {
+        let ids = self.zone_names().map_err(|error| error.to_string())?;
+        let ids = ids
+            .into_iter()
+            .filter_map(|(id, name)| Some((self.part.firewall.zones.get_key_value(name.as_str())?.0.clone(), id)))
+            .collect();
+        let standing =
+            Standing { zones: &self.desired.zones, unix_s: unix_now_s(), before: Some(&self.desired) };
+        let interfaces = self.interfaces.as_deref().unwrap_or_default();
+        let surroundings = surroundings(&self.part, interfaces, &ids, &standing);
+        let told = portcullis_policy::explain(packet, &self.part, &surroundings)
+            .map_err(|error| error.to_string())?;
+        let verdict = match told.action {
+            Action::Allow => "allow",
+            Action::Deny => "deny",
+            Action::Reject => "reject",
+        };
+        let mut steps = told.steps;
+        let changes = [("destination", &told.destination), ("source", &told.source)];
+        for (end, address) in changes {
+            if let Some(address) = address {
+                steps.push(format!("Its {end} becomes {address}."));
+            }
+        }
+        Ok(Explanation {
+            verdict: verdict.to_owned(),
+            from_zone: told.from,
+            to_zone: told.to,
+            rule: told.rule.map(|rule| rule.to_string()).unwrap_or_default(),
+            steps,
+        })
+    }
+
+    /// The policy as a ruleset for `nft`.
+    pub fn nftables(&self) -> String {
+        crate::nftables::show(&self.part, self.interfaces.as_deref().unwrap_or_default())
+    }
+
+    /// Begins to copy packets; [`Self::end_capture`] ends it.
+    ///
+    /// # Errors
+    /// What of the request is wrong, that another capture runs, or what the kernel says.
+    pub fn begin_capture(&mut self, request: &CaptureRequest) -> std::result::Result<Running, String> {
+        let text = |error: crate::datapath::DatapathError| error.to_string();
+        if self.tap.is_some() {
+            return Err("another capture is running".to_owned());
+        }
+        let zones = self.zone_names().map_err(text)?;
+        let filter = crate::telemetry::filter::capture(request, &zones)
+            .map_err(|error| error.to_string())?;
+        let device = |status: &InterfaceStatus| {
+            let names =
+                CapturedDevice { device: status.device.clone(), interface: status.name.clone() };
+            (status.index, names)
+        };
+        let devices = self.interfaces.iter().flatten().map(device).collect();
+        let running = capture::begin(self.datapath.maps(), filter, request, Names { devices, zones })
+            .map_err(|error| error.to_string())?;
+        self.tap = Some(self.datapath.tap(&self.desired.devices).map_err(text)?);
+        self.datapath
+            .maps()
+            .change_config(|config| config.flags |= CAPTURE)
+            .map_err(text)?;
+        Ok(running)
+    }
+
+    /// Copies no more packets.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn end_capture(&mut self) -> Result<()> {
+        self.tap = None;
+        self.datapath.maps().change_config(|config| config.flags &= !CAPTURE)?;
+        self.datapath.untap(&self.desired.devices)
     }
 }

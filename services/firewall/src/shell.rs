@@ -9,7 +9,10 @@ use std::{
 
 use portcullis_bus::{
     Error as BusError,
-    firewall::{Attachment, Counter, Firewall1, FirewallApi, FlowPage},
+    firewall::{
+        Attachment, CaptureRequest, Counter, DatapathStatus, DropCount, Explanation, Firewall1,
+        FirewallApi, FlowPage, FlowQuery,
+    },
     network::NetworkBusProxy,
     server::Notifier,
 };
@@ -21,10 +24,10 @@ use tokio::{
 };
 
 use crate::{
-    datapath::{DatapathError, PINS, Walk},
+    datapath::{DatapathError, PINS},
     routes::Routes,
     service::Firewall,
-    sweep::Swept,
+    telemetry::events,
 };
 
 /// Folder of the pins, for tests on a development machine; init does not pass it on.
@@ -38,6 +41,10 @@ const URGENT_PERIOD: Duration = Duration::from_secs(1);
 const CONFIRM_PERIOD: Duration = Duration::from_secs(8);
 /// Changes of routes are put together for this long.
 const ROUTES_PAUSE: Duration = Duration::from_millis(100);
+/// What could not be attached is tried again after this long, then after twice as long, and so on.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// But at least this often.
+const RETRY_LAST: Duration = Duration::from_secs(60);
 /// How long the network service may take to report before this one is ready without it.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -59,6 +66,8 @@ async fn run(mut service: Service) -> Result<()> {
     tokio::spawn(announce(shared.changed.clone(), notifier));
     shared.clone().spawn_ageing();
     shared.clone().spawn_route_watch()?;
+    shared.clone().spawn_retries();
+    shared.clone().spawn_events()?;
 
     let (reported, mut first_report) = watch::channel(false);
     let following = portcullis_bus::follow::<NetworkBusProxy<'_>, _, _>("network", move |peer| {
@@ -103,12 +112,15 @@ async fn announce(changed: Arc<Notify>, notifier: Notifier<Firewall1>) {
 /// The kernel looks routes up for the datapath only where forwarding is on. It is off until the
 /// filters are attached, so that nothing is forwarded before.
 fn open_forwarding() {
-    const PATH: &str = "/proc/sys/net/ipv4/ip_forward";
-    let state = std::fs::read_to_string(PATH).unwrap_or_default();
-    if state.trim() == "0"
-        && let Err(error) = std::fs::write(PATH, "1")
-    {
-        tracing::error!(path = PATH, %error, "forwarding stays off");
+    const PATHS: [&str; 2] =
+        ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"];
+    for path in PATHS {
+        let state = std::fs::read_to_string(path).unwrap_or_default();
+        if state.trim() == "0"
+            && let Err(error) = std::fs::write(path, "1")
+        {
+            tracing::error!(path, %error, "forwarding stays off");
+        }
     }
 }
 
@@ -159,21 +171,44 @@ impl Shared {
 
     /// One pass over the flow table; whether the next one is urgent.
     async fn pass(&self) -> std::result::Result<bool, DatapathError> {
-        let mut total = Swept::default();
-        let mut walk = Walk::default();
         loop {
-            let part = self.lock().sweep(&mut walk)?;
-            match part {
-                Some(part) => {
-                    total.kept += part.kept;
-                    total.removed += part.removed;
-                }
-                None => break,
+            if let Some(urgent) = self.lock().sweep()? {
+                return Ok(urgent);
             }
             // A table of millions must not keep the bus waiting.
             tokio::task::yield_now().await;
         }
-        self.lock().swept(total)
+    }
+
+    /// Hears what the packet path has to tell.
+    fn spawn_events(self) -> Result<()> {
+        let ring = self.lock().events()?;
+        tokio::spawn(async move {
+            let heard = events::follow(ring, |event| self.lock().event(event)).await;
+            if let Err(error) = heard {
+                tracing::error!(%error, "events of the packet path");
+            }
+        });
+        Ok(())
+    }
+
+    /// Attaches what could not be attached, at growing intervals: a device may be about to appear,
+    /// or another program about to leave it.
+    fn spawn_retries(self) {
+        tokio::spawn(async move {
+            let mut pause = RETRY_FIRST;
+            loop {
+                tokio::time::sleep(pause).await;
+                if !self.lock().is_incomplete() {
+                    pause = RETRY_FIRST;
+                    continue;
+                }
+                pause = (pause * 2).min(RETRY_LAST);
+                if let Err(error) = self.update(Firewall::retry) {
+                    tracing::warn!(%error, "attaching");
+                }
+            }
+        });
     }
 
     fn spawn_route_watch(self) -> Result<()> {
@@ -210,7 +245,7 @@ impl FirewallApi for Shared {
     }
 
     async fn flows(&self, limit: u32) -> portcullis_bus::Result<FlowPage> {
-        self.lock().flows(limit as usize).map_err(failed)
+        self.find_flows(FlowQuery { limit, ..FlowQuery::default() }).await
     }
 
     async fn counters(&self) -> portcullis_bus::Result<Vec<Counter>> {
@@ -219,5 +254,49 @@ impl FirewallApi for Shared {
 
     async fn attachments(&self) -> portcullis_bus::Result<Vec<Attachment>> {
         Ok(self.lock().attachments())
+    }
+
+    async fn datapath(&self) -> portcullis_bus::Result<DatapathStatus> {
+        self.lock().status().map_err(failed)
+    }
+
+    async fn find_flows(&self, query: FlowQuery) -> portcullis_bus::Result<FlowPage> {
+        self.lock().find_flows(&query).map_err(BusError::InvalidArgument)
+    }
+
+    async fn drops(&self) -> portcullis_bus::Result<Vec<DropCount>> {
+        self.lock().drops().map_err(failed)
+    }
+
+    async fn capture(&self, request: CaptureRequest) -> portcullis_bus::Result<zbus::OwnedFd> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()
+            .map_err(|error| BusError::Failed(error.to_string()))?;
+        let running = self.lock().begin_capture(&request).map_err(BusError::InvalidArgument)?;
+        let shared = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = running.carry(ours).await {
+                tracing::warn!(%error, "capture");
+            }
+            if let Err(error) = shared.lock().end_capture() {
+                tracing::warn!(%error, "capture");
+            }
+        });
+        Ok(std::os::fd::OwnedFd::from(theirs).into())
+    }
+
+    async fn explain(&self, packet: String) -> portcullis_bus::Result<Explanation> {
+        self.lock().explain(&packet).map_err(BusError::InvalidArgument)
+    }
+
+    async fn nftables(&self) -> portcullis_bus::Result<String> {
+        Ok(self.lock().nftables())
+    }
+
+    async fn reevaluate(&self) -> portcullis_bus::Result<u64> {
+        self.lock().reevaluate().map_err(failed)
+    }
+
+    async fn purge(&self, addresses: String) -> portcullis_bus::Result<u64> {
+        self.lock().purge(&addresses).map_err(BusError::InvalidArgument)
     }
 }

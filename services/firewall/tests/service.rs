@@ -206,10 +206,10 @@ async fn story() -> Result<()> {
 
     println!("  a new part: the policy changes, established flows stay, another table size too");
     let mut closed = part.clone();
-    closed.policies.clear();
+    closed.firewall.policies.clear();
     // Its name sorts first: ids must not follow the alphabet when tables are made anew.
-    closed.zones.insert("aaa".to_owned().try_into()?, portcullis_model::Zone::default());
-    closed.max_flows = 8192;
+    closed.firewall.zones.insert("aaa".to_owned().try_into()?, portcullis_model::Zone::default());
+    closed.firewall.max_flows = 8192;
     firewall.apply(serde_json::to_string(&closed)?).await?;
     let page = firewall.flows(10).await?;
     ensure!(page.capacity == 8192 && page.total == 1, "{page:?}");

@@ -11,7 +11,10 @@ use portcullis_bus::{
     config::{ApplyReport, ConfigApi, ConfigStatus, Problem, ServiceOutcome},
     dhcp::{DhcpApi, Lease},
     dns::{DnsApi, DnsStatus},
-    firewall::{Attachment, Counter, FirewallApi, FlowPage},
+    firewall::{
+        Attachment, CaptureRequest, Counter, DatapathStatus, DropCount, Explanation, FirewallApi,
+        FlowPage, FlowQuery,
+    },
     init::{InitApi, JournalPage, JournalQuery, JournalRecord, ServiceStatus, SystemStatus},
     network::{InterfaceStatus, NetworkApi, WanLease},
     web::{CertificateStatus, WebApi},
@@ -30,6 +33,10 @@ pub struct Receiver {
     refusal: Mutex<Option<String>>,
     delay: Mutex<Duration>,
     nobody: Mutex<bool>,
+    /// What captures were asked for.
+    pub captures: Mutex<Vec<CaptureRequest>>,
+    /// What flows were asked for.
+    pub queries: Mutex<Vec<FlowQuery>>,
 }
 
 impl Receiver {
@@ -98,7 +105,52 @@ impl FirewallApi for Receiver {
         Ok(sample::counters())
     }
     async fn attachments(&self) -> Result<Vec<Attachment>> {
-        Ok(Vec::new())
+        Ok(sample::attachments())
+    }
+    async fn datapath(&self) -> Result<DatapathStatus> {
+        Ok(sample::datapath())
+    }
+    async fn find_flows(&self, query: FlowQuery) -> Result<FlowPage> {
+        let mut page = sample::flows();
+        page.flows.truncate(query.limit as usize);
+        lock(&self.queries).push(query);
+        Ok(page)
+    }
+    async fn drops(&self) -> Result<Vec<DropCount>> {
+        Ok(sample::drops())
+    }
+    async fn capture(&self, request: CaptureRequest) -> Result<zbus::OwnedFd> {
+        if request.zone == "dmz" {
+            return Err(Error::InvalidArgument("zone: there is no `dmz`: lan, wan".into()));
+        }
+        lock(&self.captures).push(request);
+        let failed = |error: std::io::Error| Error::Failed(error.to_string());
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
+        let file = sample::capture().map_err(|error| Error::Failed(error.to_string()))?;
+        // In two parts, as a file comes that grows.
+        std::thread::spawn(move || {
+            let (first, second) = file.split_at(file.len() / 2);
+            for part in [first, second] {
+                let _ = std::io::Write::write_all(&mut &ours, part);
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        Ok(std::os::fd::OwnedFd::from(theirs).into())
+    }
+    async fn explain(&self, packet: String) -> Result<Explanation> {
+        if !packet.contains("->") {
+            return Err(Error::InvalidArgument(format!("`{packet}`: `->` is missing")));
+        }
+        Ok(sample::explanation())
+    }
+    async fn nftables(&self) -> Result<String> {
+        Ok("table inet portcullis {\n}\n".to_owned())
+    }
+    async fn reevaluate(&self) -> Result<u64> {
+        Ok(3)
+    }
+    async fn purge(&self, addresses: String) -> Result<u64> {
+        if addresses == "203.0.113.57" { Ok(12) } else { Ok(0) }
     }
 }
 

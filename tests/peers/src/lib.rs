@@ -11,7 +11,8 @@ mod sample;
 pub use fakes::{Control, Controls, FakeConfig, FakeInit, FakeNetwork, Receiver};
 pub use process::{Process, example};
 pub use sample::{
-    certificate, counters, dns_status, flows, interfaces, journal, leases, services, system, wan,
+    attachments, capture, certificate, counters, datapath, dns_status, drops, explanation, flows,
+    interfaces, journal, leases, services, system, wan,
 };
 
 use std::{

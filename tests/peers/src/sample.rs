@@ -3,7 +3,7 @@
 use portcullis_bus::{
     dhcp::Lease,
     dns::{DnsStatus, Upstream},
-    firewall::{Counter, FlowPage, FlowRecord},
+    firewall::{Attachment, Counter, DatapathStatus, DropCount, Explanation, FlowPage, FlowRecord},
     init::{BootPhase, JournalRecord, ServiceStatus, SlotStatus, SystemStatus},
     network::{InterfaceStatus, PortStatus, WanLease},
     web::CertificateStatus,
@@ -194,6 +194,126 @@ pub fn counters() -> Vec<Counter> {
         counter("forwarded", "passed from one interface to another", 12_700_311),
         counter("drop.policy", "refused because no policy allows it", 5_120),
     ]
+}
+
+/// WAN by XDP and tcx, LAN by tcx.
+pub fn attachments() -> Vec<Attachment> {
+    let attachment =
+        |interface: &str, device: &str, hook: &str, program_id, reason: &str| Attachment {
+            interface: text(interface),
+            device: text(device),
+            hook: text(hook),
+            program_id,
+            wanted: text("auto"),
+            reason: text(reason),
+        };
+    let bridge = "a bridge has no XDP of its own";
+    vec![
+        attachment("lan", "lan", "tcx-egress", 40, bridge),
+        attachment("lan", "lan", "tcx-ingress", 41, bridge),
+        attachment("wan", "eth0", "xdp", 42, "the driver has native XDP"),
+    ]
+}
+
+/// A table in which there is room.
+pub fn datapath() -> DatapathStatus {
+    DatapathStatus {
+        kind: text("ebpf"),
+        flows: 214,
+        flow_capacity: 65_536,
+        mappings: 120,
+        mapping_capacity: 65_536,
+        index_entries: 668,
+        index_capacity: 262_144,
+        route_generation: 17,
+        bank: 1,
+        rules: 12,
+        problems: Vec::new(),
+    }
+}
+
+/// Drops of two reasons.
+pub fn drops() -> Vec<DropCount> {
+    let drop = |reason: &str, description: &str, from: &str, to: &str, packets| DropCount {
+        reason: text(reason),
+        description: text(description),
+        from_zone: text(from),
+        to_zone: text(to),
+        packets,
+        bytes: packets * 60,
+    };
+    vec![
+        drop("drop.policy", "No policy allows the flow.", "wan", "router", 5_000),
+        drop("drop.policy", "No policy allows the flow.", "wan", "lan", 120),
+        drop("drop.malformed", "Headers contradict themselves.", "wan", "", 3),
+    ]
+}
+
+/// What would become of a connection.
+pub fn explanation() -> Explanation {
+    Explanation {
+        verdict: text("allow"),
+        from_zone: text("lan"),
+        to_zone: text("wan"),
+        rule: text("web"),
+        steps: vec![
+            text("Rule `web` fits: TCP to port 443."),
+            text("Zone wan masquerades: the source becomes 203.0.113.57."),
+        ],
+    }
+}
+
+/// A pcapng file: a DNS query that passed, and a SYN that was dropped.
+///
+/// # Errors
+/// None that can happen in memory.
+pub fn capture() -> anyhow::Result<Vec<u8>> {
+    use pcap_file::{
+        DataLink,
+        pcapng::{
+            PcapNgWriter,
+            blocks::{
+                enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption},
+                interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption},
+            },
+        },
+    };
+
+    let packet = |ip: &[u8], comment: Option<&'static str>| {
+        let ethernet = [&[2; 12][..], &[8, 0], ip].concat();
+        EnhancedPacketBlock {
+            interface_id: 0,
+            timestamp: std::time::Duration::from_millis(NOW * 1000 + 25),
+            original_len: u32::try_from(ethernet.len()).unwrap_or_default(),
+            data: ethernet.into(),
+            options: comment
+                .map(|text| EnhancedPacketOption::Comment(text.into()))
+                .into_iter()
+                .collect(),
+        }
+    };
+    let query = [
+        &[0x45, 0, 0, 32, 0, 0, 0, 0, 64, 17, 0, 0, 192, 168, 77, 100, 192, 168, 77, 1][..],
+        &[0x30, 0x39, 0, 53, 0, 12, 0, 0, 1, 2, 3, 4],
+    ]
+    .concat();
+    let syn = [
+        &[0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 198, 51, 100, 7, 203, 0, 113, 57][..],
+        &[0x30, 0x39, 0, 22, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0],
+    ]
+    .concat();
+    let mut file = PcapNgWriter::new(Vec::new())?;
+    file.write_pcapng_block(InterfaceDescriptionBlock {
+        linktype: DataLink::ETHERNET,
+        snaplen: 0,
+        options: vec![
+            InterfaceDescriptionOption::IfName("eth0".into()),
+            InterfaceDescriptionOption::IfTsResol(9),
+        ],
+    })?;
+    file.write_pcapng_block(packet(&query, None))?;
+    file.write_pcapng_block(packet(&syn, Some("drop.policy, wan > router")))?;
+    Ok(file.into_inner())
 }
 
 /// Two upstreams, one of them down.

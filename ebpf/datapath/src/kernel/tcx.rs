@@ -1,107 +1,101 @@
-//! tcx: any device that the kernel has.
+//! tcx ingress: any device that the kernel has.
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{
-        BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, bpf_redir_neigh,
-        tcx_action_base::TCX_NEXT,
-    },
+    bindings::{TC_ACT_SHOT, bpf_redir_neigh, tcx_action_base::TCX_NEXT},
     helpers::{bpf_redirect, bpf_redirect_neigh, bpf_skb_vlan_pop},
     macros::classifier,
     programs::TcContext,
 };
 use portcullis_datapath::{
-    Arrival, Cast, Departure, Frame, FrameMut, Hop, L3, Verdict, egress, ingress, rewrite,
+    Arrival, Cast, Drop, Hook, Hop, L3, L4_V6, Stage, Tables, Verdict, answer::{Order, prepare}, create4,
+    create6, flow4, flow6, fragment4, fragment6, fragments::Ends, icmp_error, ingress, open4, open6,
+    rewrite, rule, telemetry,
 };
-use portcullis_datapath_abi::{Counter, FORWARD_MARK};
+use portcullis_datapath_abi::{Counter, FORWARD_MARK, policy::CAPTURE, stage};
 
-use super::tables::{Maps, count};
+use super::{
+    answer,
+    capture::note,
+    fragment as held,
+    maps::{Maps, count, stages},
+    skb::Buffer,
+};
 
-/// Bytes of a frame that decisions may look at: up to the checksum of a TCP header quoted in an
-/// ICMP error.
-const HEADERS: u32 = (L3 + 20 + 8 + 20 + 18) as u32;
+/// Bytes of a frame that the entry looks at: up to the options of TCP over IPv6.
+const ENTRY: u32 = (L4_V6 + 20) as u32;
+/// Bytes that stages look at and change directly: up to the checksum of a TCP header quoted in an
+/// ICMP error, over IPv4.
+const STAGE: u32 = (L3 + 20 + 8 + 20 + 18) as u32;
 
 /// `skb->pkt_type`
 const PACKET_HOST: u32 = 0;
 const PACKET_OTHERHOST: u32 = 3;
 
 const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
 
 const ETH_P_8021Q: u32 = 0x8100_u16.to_be() as u32;
 const ETH_P_8021AD: u32 = 0x88a8_u16.to_be() as u32;
 
-/// A socket buffer's linear part.
-struct Buffer<'a> {
-    context: &'a TcContext,
-    data: usize,
-    end: usize,
-}
+/// Where the word of an answer stands between stages, in `skb->cb`.
+const ANSWER_WORD: usize = 0;
+/// Where the ports of a fragment stand.
+const PORTS: usize = 1;
+/// Where its protocol stands, with [`LOCATED`] if they are known.
+const PROTOCOL: usize = 2;
+const LOCATED: u32 = 1 << 8;
 
-impl<'a> Buffer<'a> {
-    #[inline(always)]
-    fn new(context: &'a TcContext) -> Self {
-        let wanted = if context.len() < HEADERS { context.len() } else { HEADERS };
-        if context.data() + wanted as usize > context.data_end() {
-            // On failure the core finds the frame short.
-            let _ = context.pull_data(wanted);
-        }
-        Self { context, data: context.data(), end: context.data_end() }
+#[inline(always)]
+fn arrival(context: &TcContext) -> Arrival {
+    // SAFETY: the kernel passes a valid context.
+    let skb = unsafe { &*context.skb.skb };
+    Arrival {
+        interface: skb.ifindex,
+        cast: if skb.pkt_type == PACKET_HOST { Cast::Host } else { Cast::Group },
+        hook: Hook::Tcx,
+        length: skb.len - L3 as u32,
+        segments: if skb.gso_segs > 1 { skb.gso_segs } else { 1 },
+        segment_size: skb.gso_size,
+        ends: None,
     }
 }
 
-/// Reads and writes with bounds checks that the verifier understands.
-macro_rules! direct_access {
-    ($($(#[$meta:meta])* $get:ident, $set:ident: $Type:ty;)*) => {
-        impl Frame for Buffer<'_> { $(
-            #[inline(always)]
-            fn $get(&self, offset: usize) -> Option<$Type> {
-                if self.data + offset + size_of::<$Type>() > self.end {
-                    return None;
-                }
-                // SAFETY: inside the packet, by the check that the verifier repeats. Alignment is no
-                // concern of this machine's packet memory, while `read_unaligned` would become
-                // loads of single bytes; the volatile access keeps the compiler from drawing
-                // conclusions from the address.
-                Some(unsafe { ((self.data + offset) as *const $Type).read_volatile() })
-            }
-        )* }
-        impl FrameMut for Buffer<'_> {
-            $(
-                #[inline(always)]
-                fn $set(&mut self, offset: usize, value: $Type) -> Option<()> {
-                    if self.data + offset + size_of::<$Type>() > self.end {
-                        return None;
-                    }
-                    // SAFETY: as above.
-                    unsafe { ((self.data + offset) as *mut $Type).write_volatile(value) };
-                    Some(())
-                }
-            )*
-
-            /// By the kernel's helper, which knows whether the field holds a whole checksum or
-            /// only that of the pseudo-header. It moves the packet: nothing may be read after it.
-            #[inline(always)]
-            fn update_transport_checksum(
-                &mut self,
-                offset: usize,
-                address_delta: u16,
-                port_delta: u16,
-                udp: bool,
-            ) -> Option<()> {
-                let zero = if udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
-                if port_delta != 0 && port_delta != 0xffff {
-                    self.context.l4_csum_replace(offset, 0, u64::from(port_delta), zero).ok()?;
-                }
-                let pseudo = zero | u64::from(BPF_F_PSEUDO_HDR);
-                self.context.l4_csum_replace(offset, 0, u64::from(address_delta), pseudo).ok()
-            }
-        }
-    };
+/// What the stage of fragments has found.
+#[inline(always)]
+fn ends(context: &TcContext) -> Option<Ends> {
+    // SAFETY: the kernel passes a valid context.
+    let skb = unsafe { &*context.skb.skb };
+    let protocol = skb.cb[PROTOCOL];
+    if protocol & LOCATED == 0 {
+        return None;
+    }
+    let ports = skb.cb[PORTS];
+    Some(Ends {
+        source_port: ports as u16,
+        destination_port: (ports >> 16) as u16,
+        protocol: protocol as u8,
+    })
 }
-direct_access! {
-    u8, set_u8: u8;
-    u16, set_u16: u16;
-    u32, set_u32: u32;
+
+/// Goes on with another stage.
+#[inline(always)]
+fn next(context: &TcContext, stage: Stage, ends: Option<Ends>) -> (Counter, i32) {
+    let (ports, protocol) = match ends {
+        Some(ends) => (
+            u32::from(ends.source_port) | u32::from(ends.destination_port) << 16,
+            u32::from(ends.protocol) | LOCATED,
+        ),
+        None => (0, 0),
+    };
+    // SAFETY: the kernel passes a valid context, whose control block is ours here.
+    unsafe {
+        (*context.skb.skb).cb[PORTS] = ports;
+        (*context.skb.skb).cb[PROTOCOL] = protocol;
+    }
+    stages::tcx(context, stage as u32);
+    // Only if the programs are being exchanged, or call each other without end.
+    (Counter::DropStage, TC_ACT_SHOT)
 }
 
 /// Frames that arrive.
@@ -129,82 +123,192 @@ pub fn tcx_ingress(context: TcContext) -> i32 {
             return TC_ACT_SHOT;
         }
     }
-    let arrival = Arrival {
-        interface: skb.ifindex,
-        cast: if skb.pkt_type == PACKET_HOST { Cast::Host } else { Cast::Group },
-        length: skb.len - L3 as u32,
-        segments: if skb.gso_segs > 1 { skb.gso_segs } else { 1 },
-        segment_size: skb.gso_size,
-    };
+    let arrival = arrival(&context);
     let maps = Maps::new(context.as_ptr());
-    let mut frame = Buffer::new(&context);
+    let mut frame = Buffer::new(&context, ENTRY);
     let verdict = ingress(&maps, &frame, &arrival);
+    carry_out(&context, &maps, &mut frame, &arrival, verdict)
+}
+
+macro_rules! stages {
+    ($($(#[$doc:meta])* $program:ident: $decide:expr;)*) => { $(
+        $(#[$doc])*
+        #[classifier]
+        pub fn $program(context: TcContext) -> i32 {
+            let arrival = Arrival { ends: ends(&context), ..arrival(&context) };
+            let maps = Maps::new(context.as_ptr());
+            let mut frame = Buffer::new(&context, STAGE);
+            let verdict = $decide(&maps, &frame, &arrival);
+            carry_out(&context, &maps, &mut frame, &arrival, verdict)
+        }
+    )* };
+}
+stages! {
+    /// More about IPv4 packets of known flows.
+    tcx_flow4: flow4;
+    /// More about IPv6 packets of known flows.
+    tcx_flow6: flow6;
+    /// IPv4 packets of no known flow.
+    tcx_open4: open4;
+    /// IPv6 packets of no known flow.
+    tcx_open6: open6;
+    /// ICMP errors.
+    tcx_icmp_error: icmp_error;
+    /// IPv4 fragments.
+    tcx_fragment4: fragment4;
+    /// IPv6 fragments.
+    tcx_fragment6: fragment6;
+}
+
+macro_rules! continued {
+    ($($(#[$doc:meta])* $program:ident: $decide:expr;)*) => { $(
+        $(#[$doc])*
+        #[classifier]
+        pub fn $program(context: TcContext) -> i32 {
+            let arrival = arrival(&context);
+            let maps = Maps::new(context.as_ptr());
+            let verdict = $decide(&maps);
+            conclude(&context, &maps, &arrival, verdict)
+        }
+    )* };
+}
+continued! {
+    /// The policy.
+    tcx_rule: rule;
+    /// Making an IPv4 flow.
+    tcx_create4: create4;
+    /// Making an IPv6 flow.
+    tcx_create6: create6;
+}
+
+/// Answers of the router.
+#[classifier]
+pub fn tcx_answer(context: TcContext) -> i32 {
+    let arrival = arrival(&context);
+    let maps = Maps::new(context.as_ptr());
+    let frame = Buffer::new(&context, STAGE);
+    // SAFETY: the kernel passes a valid context.
+    let word = unsafe { (*context.skb.skb).cb[ANSWER_WORD] };
+    let mut order = Order::default();
+    if !prepare(&maps, &frame, &arrival, word, &mut order) {
+        return TC_ACT_SHOT;
+    }
+    match answer::answer(context.skb.skb, &order) {
+        Some(action) => {
+            count(Counter::RouterAnswers, 1, 0);
+            action
+        }
+        None => TC_ACT_SHOT,
+    }
+}
+
+#[inline(always)]
+fn carry_out(
+    context: &TcContext,
+    maps: &Maps,
+    frame: &mut Buffer<'_>,
+    arrival: &Arrival,
+    verdict: Verdict<'_>,
+) -> i32 {
     let (counter, action) = match verdict {
-        Verdict::Kernel(counter) => (counter, TCX_NEXT),
-        Verdict::Drop(counter) => (counter, TC_ACT_SHOT),
-        Verdict::Translate(counter, edit) => match rewrite::rewrite(&mut frame, &edit, false) {
-            Some(()) => (counter, TCX_NEXT),
-            None => (Counter::DropMalformed, TC_ACT_SHOT),
-        },
         Verdict::Forward(counter, edit, hop) => {
-            if hop.next_hop == 0 && rewrite::ethernet(&mut frame, edit.flow.macs()).is_none() {
+            if hop.cached && rewrite::ethernet(frame, edit.flow.macs()).is_none() {
                 return TC_ACT_SHOT;
             }
-            match rewrite::rewrite(&mut frame, &edit, true) {
-                Some(()) => {
-                    context.set_mark(FORWARD_MARK);
-                    (counter, send(&hop))
-                }
-                None => (Counter::DropMalformed, TC_ACT_SHOT),
+            if rewrite::rewrite(frame, &edit, true).is_none() {
+                return TC_ACT_SHOT;
             }
+            context.set_mark(FORWARD_MARK);
+            (counter, send(&hop, edit.ipv6))
         }
+        Verdict::Next(stage) => next(context, stage, None),
+        Verdict::Located(stage, ends) => next(context, stage, Some(ends)),
+        Verdict::Translate(counter, edit) => match rewrite::rewrite(frame, &edit, false) {
+            Some(()) => (counter, TCX_NEXT),
+            None => return TC_ACT_SHOT,
+        },
+        Verdict::Hold(slot) => {
+            held::hold(context.skb.skb, slot);
+            (Counter::FragmentHeld, TC_ACT_SHOT)
+        }
+        Verdict::Release(frames) => {
+            // It comes in again and is counted then.
+            held::release(context.skb.skb, frames);
+            return TC_ACT_SHOT;
+        }
+        other => return conclude(context, maps, arrival, other),
     };
     count(counter, arrival.segments, arrival.length);
     action
 }
 
+/// Carries out what does not touch the packet.
 #[inline(always)]
-fn send(hop: &Hop) -> i32 {
-    if hop.next_hop == 0 {
+fn conclude(
+    context: &TcContext,
+    maps: &Maps,
+    arrival: &Arrival,
+    verdict: Verdict<'_>,
+) -> i32 {
+    match verdict {
+        Verdict::Next(stage) => {
+            stages::tcx(context, stage as u32);
+            // Only if the programs are being exchanged, or call each other without end.
+            count(Counter::DropStage, arrival.segments, arrival.length);
+            TC_ACT_SHOT
+        }
+        Verdict::Kernel(counter) => {
+            count(counter, arrival.segments, arrival.length);
+            TCX_NEXT
+        }
+        Verdict::Drop(drop) => {
+            dropped(context, maps, arrival, drop);
+            TC_ACT_SHOT
+        }
+        Verdict::Answer(answer) => {
+            // SAFETY: the kernel passes a valid context, whose control block is ours here.
+            unsafe { (*context.skb.skb).cb[ANSWER_WORD] = answer.word() };
+            count_drop(maps, arrival, answer.drop);
+            stages::tcx(context, stage::ANSWER);
+            TC_ACT_SHOT
+        }
+        _ => TC_ACT_SHOT,
+    }
+}
+
+#[inline(always)]
+fn count_drop(maps: &Maps, arrival: &Arrival, drop: Drop) {
+    count(drop.counter, arrival.segments, arrival.length);
+    let zones = (drop.from, drop.to);
+    telemetry::dropped(maps, drop.counter, zones, arrival.segments, arrival.length);
+}
+
+#[inline(always)]
+fn dropped(context: &TcContext, maps: &Maps, arrival: &Arrival, drop: Drop) {
+    count_drop(maps, arrival, drop);
+    if maps.config().is_some_and(|config| config.flags & CAPTURE != 0) {
+        note(drop.counter, drop.from, drop.to);
+        stages::tcx(context, stage::DROPPED);
+    }
+}
+
+#[inline(always)]
+fn send(hop: &Hop, ipv6: bool) -> i32 {
+    if hop.cached {
         // SAFETY: takes numbers only.
         return unsafe { bpf_redirect(hop.egress, 0) } as i32;
     }
     // SAFETY: plain data for which all zeros is valid.
     let mut neighbour: bpf_redir_neigh = unsafe { core::mem::zeroed() };
-    neighbour.nh_family = AF_INET;
-    neighbour.__bindgen_anon_1.ipv4_nh = hop.next_hop;
+    if ipv6 {
+        neighbour.nh_family = AF_INET6;
+        neighbour.__bindgen_anon_1.ipv6_nh = hop.next_hop;
+    } else {
+        let [.., next_hop] = hop.next_hop;
+        neighbour.nh_family = AF_INET;
+        neighbour.__bindgen_anon_1.ipv4_nh = next_hop;
+    }
     let size = size_of::<bpf_redir_neigh>() as i32;
     // SAFETY: the parameters live on this stack through the call.
     unsafe { bpf_redirect_neigh(hop.egress, &raw mut neighbour, size, 0) as i32 }
-}
-
-/// Frames that leave.
-#[classifier]
-pub fn tcx_egress(context: TcContext) -> i32 {
-    // SAFETY: the kernel passes a valid context.
-    let skb = unsafe { &*context.skb.skb };
-    let forwarded = skb.ingress_ifindex != 0;
-    if forwarded && skb.mark == FORWARD_MARK {
-        return TCX_NEXT;
-    }
-    let departure = Departure {
-        interface: skb.ifindex,
-        forwarded,
-        length: skb.len - L3 as u32,
-        segments: if skb.gso_segs > 1 { skb.gso_segs } else { 1 },
-    };
-    let maps = Maps::new(context.as_ptr());
-    let mut frame = Buffer::new(&context);
-    let (counter, action) = match egress(&maps, &frame, &departure) {
-        Verdict::Kernel(counter) => (counter, TCX_NEXT),
-        Verdict::Translate(counter, edit)
-            if rewrite::rewrite(&mut frame, &edit, false).is_some() =>
-        {
-            (counter, TCX_NEXT)
-        }
-        Verdict::Drop(counter) => (counter, TC_ACT_SHOT),
-        Verdict::Translate(..) | Verdict::Forward(..) => (Counter::DropMalformed, TC_ACT_SHOT),
-    };
-    count(counter, departure.segments, departure.length);
-    action
 }

@@ -3,99 +3,204 @@
 //! same device, which decides again.
 
 use aya_ebpf::{
-    EbpfContext, bindings::xdp_action, helpers::bpf_redirect, macros::xdp, programs::XdpContext,
+    EbpfContext,
+    bindings::xdp_action,
+    helpers::{bpf_redirect, bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes},
+    macros::xdp,
+    programs::XdpContext,
 };
-use portcullis_datapath::{Arrival, Cast, Frame, FrameMut, L3, Tables, Verdict, ingress, rewrite};
-use portcullis_datapath_abi::policy::XDP_TRANSMIT;
+use portcullis_datapath::{
+    Arrival, Cast, Drop, Frame, FrameMut, Hook, L3, Tables, Verdict, add, apply, create4, create6,
+    flow4, flow6, ingress, open4, open6, rewrite, rule, telemetry,
+};
+use portcullis_datapath_abi::{
+    policy::CAPTURE,
+    stage,
+};
 
-use super::tables::{Maps, count};
+use super::{
+    capture::note,
+    direct_access,
+    maps::{Maps, count, stages},
+};
 
-struct Buffer {
+struct Buffer<'a> {
+    context: &'a XdpContext,
     data: usize,
     end: usize,
 }
 
-macro_rules! direct_access {
-    ($($get:ident, $set:ident: $Type:ty;)*) => {
-        impl Frame for Buffer { $(
-            #[inline(always)]
-            fn $get(&self, offset: usize) -> Option<$Type> {
-                if self.data + offset + size_of::<$Type>() > self.end {
-                    return None;
-                }
-                // SAFETY: inside the packet, by the check that the verifier repeats. Alignment is no
-                // concern of this machine's packet memory, while `read_unaligned` would become
-                // loads of single bytes; the volatile access keeps the compiler from drawing
-                // conclusions from the address.
-                Some(unsafe { ((self.data + offset) as *const $Type).read_volatile() })
-            }
-        )* }
-        impl FrameMut for Buffer { $(
-            #[inline(always)]
-            fn $set(&mut self, offset: usize, value: $Type) -> Option<()> {
-                if self.data + offset + size_of::<$Type>() > self.end {
-                    return None;
-                }
-                // SAFETY: as above.
-                unsafe { ((self.data + offset) as *mut $Type).write_volatile(value) };
-                Some(())
-            }
-        )* }
-    };
+impl<'a> Buffer<'a> {
+    #[inline(always)]
+    fn new(context: &'a XdpContext) -> Self {
+        Self { context, data: context.data(), end: context.data_end() }
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        // SAFETY: a helper for this context; the bytes are on this stack.
+        let result = unsafe {
+            bpf_xdp_load_bytes(self.context.ctx, offset, bytes.as_mut_ptr().cast(), N as u32)
+        };
+        (result == 0).then_some(bytes)
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Option<()> {
+        // SAFETY: as above; the bytes are only read.
+        let result = unsafe {
+            bpf_xdp_store_bytes(self.context.ctx, offset, bytes.as_ptr().cast_mut().cast(), N as u32)
+        };
+        self.data = self.context.data();
+        self.end = self.context.data_end();
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn update_checksum(
+        &mut self,
+        offset: usize,
+        address_delta: u16,
+        port_delta: u16,
+        udp: bool,
+    ) -> Option<()> {
+        let old = self.u16(offset)?;
+        if udp && old == 0 {
+            return Some(());
+        }
+        let new = apply(old, add(address_delta, port_delta));
+        self.set_u16(offset, if udp && new == 0 { 0xffff } else { new })
+    }
 }
+
 direct_access! {
+    Buffer<'_>,
     u8, set_u8: u8;
     u16, set_u16: u16;
     u32, set_u32: u32;
 }
 
-/// Frames that arrive.
-#[xdp]
-pub fn xdp_ingress(context: XdpContext) -> u32 {
-    // SAFETY: the kernel passes a valid context.
-    let interface = unsafe { (*context.ctx).ingress_ifindex };
-    let mut frame = Buffer { data: context.data(), end: context.data_end() };
-    let maps = Maps::new(context.as_ptr());
-    // The driver has not compared the destination with the device's address yet.
-    // One question after the other: joined conditions become code that the verifier refuses.
-    let Some(low) = frame.u16(4) else {
-        return xdp_action::XDP_PASS;
-    };
-    let Some(high) = frame.u32(0) else {
-        return xdp_action::XDP_PASS;
-    };
-    let Some(known) = maps.interface(interface) else {
-        return xdp_action::XDP_PASS;
-    };
-    let [a, b, c, d, e, f] = known.mac;
-    if high != u32::from_ne_bytes([a, b, c, d]) || low != u16::from_ne_bytes([e, f]) {
-        return xdp_action::XDP_PASS;
-    }
-    let arrival = Arrival {
-        interface,
-        cast: Cast::Host,
-        length: (frame.end - frame.data) as u32 - L3 as u32,
-        segments: 1,
-        segment_size: 0,
-    };
-    let (counter, action) = match ingress(&maps, &frame, &arrival) {
-        Verdict::Drop(counter) => (counter, xdp_action::XDP_DROP),
-        Verdict::Forward(counter, edit, hop) => {
-            let transmits =
-                maps.interface(hop.egress).is_some_and(|egress| egress.flags & XDP_TRANSMIT != 0);
-            if !transmits || hop.next_hop != 0 {
-                return xdp_action::XDP_PASS;
+/// Bytes behind the Ethernet header. The difference of the packet's ends would do, but not if the
+/// compiler puts it by in the meantime.
+#[inline(always)]
+fn length(context: &XdpContext) -> u32 {
+    // SAFETY: a helper for this context.
+    unsafe { bpf_xdp_get_buff_len(context.ctx) as u32 - L3 as u32 }
+}
+
+/// The same without a call.
+#[inline(always)]
+fn difference(context: &XdpContext) -> u32 {
+    (context.data_end() - context.data()) as u32 - L3 as u32
+}
+
+macro_rules! programs {
+    ($($(#[$doc:meta])* $program:ident: $decide:expr, $length:expr;)*) => { $(
+        $(#[$doc])*
+        #[xdp]
+        pub fn $program(context: XdpContext) -> u32 {
+            let mut frame = Buffer::new(&context);
+            let arrival = Arrival {
+                // SAFETY: the kernel passes a valid context.
+                interface: unsafe { (*context.ctx).ingress_ifindex },
+                cast: Cast::Host,
+                hook: Hook::Xdp,
+                length: $length(&context),
+                segments: 1,
+                segment_size: 0,
+                ends: None,
+            };
+            let maps = Maps::new(context.as_ptr());
+            let verdict = $decide(&maps, &frame, &arrival);
+            carry_out(&context, &maps, &mut frame, &arrival, verdict)
+        }
+    )* };
+}
+programs! {
+    /// Frames that arrive.
+    xdp_ingress: ingress, difference;
+    /// More about IPv4 packets of known flows.
+    xdp_flow4: flow4, length;
+    /// More about IPv6 packets of known flows.
+    xdp_flow6: flow6, length;
+    /// IPv4 packets of no known flow.
+    xdp_open4: open4, length;
+    /// IPv6 packets of no known flow.
+    xdp_open6: open6, length;
+}
+
+macro_rules! continued {
+    ($($(#[$doc:meta])* $program:ident: $decide:expr;)*) => { $(
+        $(#[$doc])*
+        #[xdp]
+        pub fn $program(context: XdpContext) -> u32 {
+            let maps = Maps::new(context.as_ptr());
+            match $decide(&maps) {
+                Verdict::Next(stage) => {
+                    stages::xdp(&context, stage as u32);
+                    xdp_action::XDP_PASS
+                }
+                Verdict::Drop(drop) => {
+                    dropped(&context, &maps, length(&context), drop);
+                    xdp_action::XDP_DROP
+                }
+                _ => xdp_action::XDP_PASS,
             }
-            if rewrite::ethernet(&mut frame, edit.flow.macs()).is_none()
-                || rewrite::rewrite(&mut frame, &edit, true).is_none()
+        }
+    )* };
+}
+continued! {
+    /// The policy.
+    xdp_rule: rule;
+    /// Making an IPv4 flow.
+    xdp_create4: create4;
+    /// Making an IPv6 flow.
+    xdp_create6: create6;
+}
+
+#[inline(always)]
+fn carry_out(
+    context: &XdpContext,
+    maps: &Maps,
+    frame: &mut Buffer<'_>,
+    arrival: &Arrival,
+    verdict: Verdict<'_>,
+) -> u32 {
+    match verdict {
+        Verdict::Forward(counter, edit, hop) => {
+            if rewrite::ethernet(frame, edit.flow.macs()).is_none()
+                || rewrite::rewrite(frame, &edit, true).is_none()
             {
                 return xdp_action::XDP_DROP;
             }
+            count(counter, 1, arrival.length);
             // SAFETY: takes numbers only.
-            (counter, unsafe { bpf_redirect(hop.egress, 0) } as u32)
+            unsafe { bpf_redirect(hop.egress, 0) as u32 }
         }
-        Verdict::Kernel(_) | Verdict::Translate(..) => return xdp_action::XDP_PASS,
-    };
-    count(counter, 1, arrival.length);
-    action
+        Verdict::Next(stage) | Verdict::Located(stage, _) => {
+            stages::xdp(context, stage as u32);
+            xdp_action::XDP_PASS
+        }
+        Verdict::Drop(drop) => {
+            dropped(context, maps, arrival.length, drop);
+            xdp_action::XDP_DROP
+        }
+        Verdict::Kernel(_)
+        | Verdict::Translate(..)
+        | Verdict::Answer(_)
+        | Verdict::Hold(_)
+        | Verdict::Release(_)
+        | Verdict::Defer => xdp_action::XDP_PASS,
+    }
+}
+
+#[inline(always)]
+fn dropped(context: &XdpContext, maps: &Maps, length: u32, drop: Drop) {
+    count(drop.counter, 1, length);
+    telemetry::dropped(maps, drop.counter, (drop.from, drop.to), 1, length);
+    if maps.config().is_some_and(|config| config.flags & CAPTURE != 0) {
+        note(drop.counter, drop.from, drop.to);
+        stages::xdp(context, stage::DROPPED);
+    }
 }

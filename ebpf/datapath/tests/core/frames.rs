@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use portcullis_datapath::{
-    Arrival, Cast, Route, Verdict, ingress,
+    Arrival, Cast, Hook, Route, Verdict, mapped,
     simulation::{Bytes, Simulation},
 };
 use portcullis_datapath_abi::{Interface, Zone, from_address, policy};
@@ -33,16 +33,17 @@ pub fn router() -> Simulation {
     let services = policy::DHCP | policy::DNS | policy::PING | policy::WEB;
     router.zones.insert(LAN_ZONE, Zone { services, ..Zone::default() });
     router.zones.insert(WAN_ZONE, Zone { flags: policy::MASQUERADE, ..Zone::default() });
-    router.allow(LAN_ZONE, WAN_ZONE);
+    router.policy.allow(LAN_ZONE, WAN_ZONE);
     router.addresses.extend([from_address(ROUTER), from_address(OUTSIDE)]);
     let route = |egress, next_hop: Ipv4Addr| Route {
         egress,
         mtu: 1500,
-        next_hop: from_address(next_hop),
+        next_hop: mapped(from_address(next_hop)),
         resolved: true,
         macs: [1, 2, 3],
     };
-    router.routes.insert([192, 168, 77], route(LAN, HOST));
+    let [a, b, c, _] = mapped(0);
+    router.routes.insert(([a, b, c], [192, 168, 77]), route(LAN, HOST));
     router.default_route = Some(route(WAN, Ipv4Addr::new(198, 51, 100, 1)));
     router
 }
@@ -135,9 +136,11 @@ pub fn arrival(interface: u32, frame: &Bytes) -> Arrival {
     Arrival {
         interface,
         cast: Cast::Host,
+        hook: Hook::Tcx,
         length: frame.0.len().saturating_sub(14) as u32,
         segments: 1,
         segment_size: 0,
+        ends: None,
     }
 }
 
@@ -145,7 +148,7 @@ pub fn arrival(interface: u32, frame: &Bytes) -> Arrival {
 pub fn pass(router: &Simulation, interface: u32, datagram: &[u8]) -> Result<Vec<u8>, String> {
     let mut frame = ethernet(datagram);
     let before = frame.clone();
-    let verdict = ingress(router, &frame, &arrival(interface, &frame));
+    let verdict = router.arrive(&frame, &arrival(interface, &frame));
     assert_eq!(frame, before, "decisions change nothing");
     match verdict {
         Verdict::Forward(..) => {
@@ -153,9 +156,10 @@ pub fn pass(router: &Simulation, interface: u32, datagram: &[u8]) -> Result<Vec<
             assert_correct(&frame.0[14..]);
             Ok(frame.0[14..].to_vec())
         }
-        Verdict::Drop(counter) | Verdict::Kernel(counter) | Verdict::Translate(counter, _) => {
-            Err(counter.name().to_owned())
-        }
+        Verdict::Kernel(counter) | Verdict::Translate(counter, _) => Err(counter.name().to_owned()),
+        Verdict::Drop(drop) => Err(drop.counter.name().to_owned()),
+        Verdict::Answer(answer) => Err(format!("{:?}", answer.kind)),
+        other => Err(format!("{other:?}")),
     }
 }
 

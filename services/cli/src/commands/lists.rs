@@ -2,10 +2,13 @@
 
 use std::io::Write;
 
-use portcullis_bus::{dhcp::DhcpBusProxy, firewall::FirewallBusProxy, peer::call};
+use portcullis_bus::{dhcp::DhcpBusProxy, firewall::FlowQuery, peer::call};
 
-use super::{Failure, READ_TIMEOUT, init, print_json};
-use crate::text::{Table, bytes, duration, or_dash, time, yes};
+use super::{Failure, READ_TIMEOUT, firewall, init, print_json};
+use crate::{
+    args::Matching,
+    text::{Table, bytes, duration, or_dash, time, yes},
+};
 
 pub(super) async fn services(json: bool, out: &mut dyn Write) -> Result<(), Failure> {
     let services = init(|init| async move { init.services().await }).await?;
@@ -66,11 +69,20 @@ pub(super) async fn leases(json: bool, out: &mut dyn Write) -> Result<(), Failur
     Ok(write!(out, "{}", table.render())?)
 }
 
-pub(super) async fn flows(limit: u32, json: bool, out: &mut dyn Write) -> Result<(), Failure> {
-    let page = call("firewall", READ_TIMEOUT, async |connection| {
-        FirewallBusProxy::new(&connection).await?.flows(limit).await
-    })
-    .await?;
+pub(super) async fn flows(
+    limit: u32,
+    matching: &Matching,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let query = FlowQuery {
+        limit,
+        host: matching.host.clone().unwrap_or_default(),
+        port: matching.port.unwrap_or_default(),
+        zone: matching.zone.clone().unwrap_or_default(),
+        protocol: matching.protocol.clone().unwrap_or_default(),
+    };
+    let page = firewall(READ_TIMEOUT, async |firewall| firewall.find_flows(query).await).await?;
     if json {
         return print_json(out, &page);
     }
@@ -107,10 +119,7 @@ pub(super) async fn flows(limit: u32, json: bool, out: &mut dyn Write) -> Result
 }
 
 pub(super) async fn counters(json: bool, out: &mut dyn Write) -> Result<(), Failure> {
-    let counters = call("firewall", READ_TIMEOUT, async |connection| {
-        FirewallBusProxy::new(&connection).await?.counters().await
-    })
-    .await?;
+    let counters = firewall(READ_TIMEOUT, async |firewall| firewall.counters().await).await?;
     if json {
         return print_json(out, &counters);
     }

@@ -14,7 +14,6 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use portcullis_datapath_abi::{Counter, flow};
-use portcullis_firewall::{datapath::Datapath, sweep};
 use site::{LAN_HOST, PROVIDER, ROUTER, SERVER, Site, WAN};
 
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -328,9 +327,7 @@ fn a_restart_of_the_service_keeps_flows_and_filter() -> Result<()> {
 
     // Gone: the kernel keeps maps and links by their pins.
     for max_flows in [4096, 8192] {
-        let Site { router, pins, .. } = &site;
-        let opened = router.enter(|| Ok(Datapath::open(&pins.0, max_flows)?))?;
-        drop(std::mem::replace(&mut site.datapath, opened));
+        site.reopen(max_flows)?;
         exchange(&mut stream, b"while it is away")?;
         site.reconcile()?;
         exchange(&mut stream, b"after")?;
@@ -341,8 +338,16 @@ fn a_restart_of_the_service_keeps_flows_and_filter() -> Result<()> {
             "the programs were replaced"
         );
     }
-    let folders = std::fs::read_dir(&site.pins.0)?.count();
-    ensure!(folders == 2, "the maps of the old size are gone");
+    let maps = std::fs::read_dir(&site.pins.0)?
+        .flatten()
+        .find(|entry| entry.file_name().to_string_lossy().starts_with("maps-"))
+        .context("maps")?;
+    let tables = std::fs::read_dir(maps.path())?
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("flows-"));
+    ensure!(tables.count() == 1, "the table of the old size is gone");
+    let (total, flows) = site.flows(10)?;
+    ensure!(total == 1 && flows[0].state == "established", "{flows:?}");
     drop(stream);
     server.join().map_err(|_| anyhow::anyhow!("server panicked"))??;
     Ok(())
@@ -352,8 +357,7 @@ fn a_restart_of_the_service_keeps_flows_and_filter() -> Result<()> {
 fn flows_of_a_lost_wan_address_are_purged_at_once() -> Result<()> {
     let mut site = Site::new()?;
     site.host.run(&format!("ping -c 1 -W 2 {SERVER}"))?;
-    let timeouts = site.part.firewall.timeouts;
-    let (total, flows) = sweep::newest(site.datapath.maps(), &timeouts, 10)?;
+    let (total, flows) = site.flows(10)?;
     ensure!(total == 1 && flows[0].translated_source.starts_with(&format!("{WAN}:")), "{flows:?}");
     ensure!(
         flows[0].from_zone == "lan" && flows[0].to_zone == "wan" && flows[0].state == "established"
@@ -363,14 +367,14 @@ fn flows_of_a_lost_wan_address_are_purged_at_once() -> Result<()> {
     site.router.run(&format!("ip address del {WAN}/24 dev eth0"))?;
     site.wan = None;
     ensure!(site.reconcile()? == 1);
-    ensure!(sweep::newest(site.datapath.maps(), &timeouts, 10)?.0 == 0);
+    ensure!(site.flows(10)?.0 == 0);
 
     site.router.run(&format!("ip address add {new}/24 dev eth0"))?;
     site.router.run(&format!("ip route replace default via {PROVIDER}"))?;
     site.wan = Some(new);
     site.reconcile()?;
     site.host.run(&format!("ping -c 1 -W 2 {SERVER}"))?;
-    let (_, flows) = sweep::newest(site.datapath.maps(), &timeouts, 10)?;
+    let (_, flows) = site.flows(10)?;
     ensure!(flows[0].translated_source.starts_with(&format!("{new}:")), "{flows:?}");
     Ok(())
 }
@@ -380,16 +384,14 @@ fn old_flows_are_forgotten_and_a_full_table_refuses_new_ones_only() -> Result<()
     let mut site = Site::new()?;
     site.host.run(&format!("ping -c 1 -W 2 {SERVER}"))?;
     let mut timeouts = site.part.firewall.timeouts;
-    let mut walk = portcullis_firewall::datapath::Walk::default();
-    let pressure = portcullis_firewall::ageing::Pressure::NONE;
-    let maps = site.datapath.maps();
-    let first = sweep::sweep(maps, &mut walk, &timeouts, pressure)?.context("a part")?;
-    ensure!(first.kept == 1 && first.removed == 0);
+    let first = site.sweep(&timeouts)?;
+    ensure!(first.kept == 1 && first.ended == 0, "{first:?}");
     timeouts.icmp_s = 1;
     thread::sleep(Duration::from_millis(3300));
-    let mut walk = portcullis_firewall::datapath::Walk::default();
-    let second = sweep::sweep(maps, &mut walk, &timeouts, pressure)?.context("a part")?;
-    ensure!(second.kept == 0 && second.removed == 1, "{second:?}");
+    let second = site.sweep(&timeouts)?;
+    ensure!(second.kept == 0 && second.ended == 1, "{second:?}");
+    let third = site.sweep(&timeouts)?;
+    ensure!(third.mappings == 0, "{third:?}");
 
     // 4,096 flows fit; the host opens more.
     site.host.enter(|| {
@@ -402,7 +404,7 @@ fn old_flows_are_forgotten_and_a_full_table_refuses_new_ones_only() -> Result<()
     thread::sleep(Duration::from_millis(200));
     let refused = site.count(Counter::DropFull)?;
     ensure!(refused > 0, "{}", site.counters()?);
-    let (total, _) = sweep::newest(site.datapath.maps(), &timeouts, 1)?;
+    let (total, _) = site.flows(1)?;
     ensure!((4000..=4096).contains(&total), "{total}");
     Ok(())
 }
@@ -410,18 +412,17 @@ fn old_flows_are_forgotten_and_a_full_table_refuses_new_ones_only() -> Result<()
 #[test]
 fn tcp_states_come_from_real_connections() -> Result<()> {
     let mut site = Site::new()?;
-    let timeouts = site.part.firewall.timeouts;
     let mut states = Vec::new();
     let listener = site.server.enter(|| Ok(TcpListener::bind((SERVER, 7))?))?;
     let server = echo_tcp(listener);
     let mut stream =
         site.host.enter(|| Ok(TcpStream::connect_timeout(&(SERVER, 7).into(), PATIENCE)?))?;
     exchange(&mut stream, b"x")?;
-    states.push(sweep::newest(site.datapath.maps(), &timeouts, 1)?.1[0].state.clone());
+    states.push(site.flows(1)?.1[0].state.clone());
     drop(stream);
     server.join().map_err(|_| anyhow::anyhow!("server panicked"))??;
     thread::sleep(Duration::from_millis(200));
-    states.push(sweep::newest(site.datapath.maps(), &timeouts, 1)?.1[0].state.clone());
+    states.push(site.flows(1)?.1[0].state.clone());
     ensure!(states == ["established", "closing"], "{states:?}");
 
     // A segment of no connection opens none.
@@ -459,8 +460,7 @@ fn the_dhcp_client_of_the_router_is_answered_and_nobody_else() -> Result<()> {
     ensure!(receive(&server), "{}", site.counters()?);
     server.send_to(b"offer", (WAN, 68))?;
     ensure!(receive(&client), "{}", site.counters()?);
-    let timeouts = site.part.firewall.timeouts;
-    let (_, flows) = sweep::newest(site.datapath.maps(), &timeouts, 10)?;
+    let (_, flows) = site.flows(10)?;
     let flow =
         flows.iter().find(|flow| flow.source == "0.0.0.0:68").context("the client's flow")?;
     ensure!(flow.destination == "255.255.255.255:67" && flow.state == "established", "{flow:?}");

@@ -9,13 +9,17 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use portcullis_bus::network::InterfaceStatus;
-use portcullis_datapath_abi::{Config, Counter};
+use portcullis_bus::firewall::FlowRecord as Shown;
+use portcullis_datapath_abi::Counter;
 use portcullis_firewall::{
-    compile::compile,
+    ageing::Pressure,
+    compile::{Desired, Standing, compile},
     datapath::Datapath,
-    install::{install, purge},
+    install::{InForce, install},
+    listing,
+    sweep::{Sweeper, Swept, Terms, now_ticks},
 };
-use portcullis_model::{Document, part::FirewallPart};
+use portcullis_model::{Document, Timeouts, part::FirewallPart};
 use portcullis_netns::Namespace;
 
 pub const LAN_HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 100);
@@ -59,6 +63,9 @@ pub struct Site {
     pub pins: Pins,
     pub datapath: Datapath,
     pub wan: Option<Ipv4Addr>,
+    pub sweeper: Sweeper,
+    desired: Desired,
+    in_force: InForce,
 }
 
 impl Site {
@@ -100,8 +107,19 @@ impl Site {
         let part = FirewallPart::of(&Document::parse("")?);
         let pins = Pins::new()?;
         let datapath = router.enter(|| Ok(Datapath::open(&pins.0, 4096)?))?;
-        let mut site =
-            Self { host, router, provider, server, part, pins, datapath, wan: Some(WAN) };
+        let mut site = Self {
+            host,
+            router,
+            provider,
+            server,
+            part,
+            pins,
+            datapath,
+            wan: Some(WAN),
+            sweeper: Sweeper::default(),
+            desired: Desired::default(),
+            in_force: InForce::default(),
+        };
         site.reconcile()?;
         Ok(site)
     }
@@ -132,19 +150,50 @@ impl Site {
     /// What the service does when something changed. Returns how many flows were purged.
     pub fn reconcile(&mut self) -> Result<u64> {
         let interfaces = self.interfaces()?;
-        let Self { datapath, part, router, .. } = self;
+        let Self { datapath, part, router, desired, in_force, sweeper, .. } = self;
         router.enter(|| {
             let zones = datapath.maps().zones()?;
-            let desired = compile(part, &interfaces, &zones);
+            let standing = Standing { zones: &zones, before: Some(desired), unix_s: 0 };
+            let wanted = compile(part, &interfaces, &standing);
+            *desired = wanted;
             ensure!(desired.problems.is_empty(), "{:?}", desired.problems);
-            let (_, gone) = install(datapath.maps(), &desired)?;
-            let purged = purge(datapath.maps(), &gone)?;
-            let generation = datapath.maps().config()?.generation.wrapping_add(1).max(1);
-            datapath.maps().set_config(&Config { generation, reserved: 0 })?;
+            let (_, gone) = install(datapath.maps(), desired, in_force)?;
+            let flows = datapath.maps().flows();
+            let purged = sweeper.end_where(flows, |record| gone.concerns(record), &mut |_| {});
+            datapath.maps().next_generation()?;
             let failures = datapath.attach(&desired.devices);
             ensure!(failures.is_empty(), "{failures:?}");
             Ok(purged)
         })
+    }
+
+    /// Loads the datapath again, as a service that was killed does when it starts.
+    pub fn reopen(&mut self, max_flows: u32) -> Result<()> {
+        let Self { router, pins, .. } = self;
+        self.datapath = router.enter(|| Ok(Datapath::open(&pins.0, max_flows)?))?;
+        self.in_force = InForce::default();
+        self.sweeper = Sweeper::default();
+        Ok(())
+    }
+
+    /// Flows in all, and the most recently active of them.
+    pub fn flows(&mut self, limit: usize) -> Result<(u64, Vec<Shown>)> {
+        let maps = self.datapath.maps();
+        let zones = maps.zones()?;
+        let timeouts = self.part.firewall.timeouts;
+        let filter = listing::Filter::default();
+        Ok(listing::newest(maps.flows(), &zones, &timeouts, &filter, limit, now_ticks()))
+    }
+
+    /// A whole pass over the flow table.
+    pub fn sweep(&mut self, timeouts: &Timeouts) -> Result<Swept> {
+        let terms = Terms { now: now_ticks(), timeouts, pressure: Pressure::NONE };
+        let flows = self.datapath.maps().flows();
+        loop {
+            if let Some(swept) = self.sweeper.step(flows, &terms, &mut |_| {})? {
+                return Ok(swept);
+            }
+        }
     }
 
     /// Packets counted so far.

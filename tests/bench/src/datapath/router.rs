@@ -10,8 +10,12 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use portcullis_bus::network::InterfaceStatus;
-use portcullis_datapath_abi::{Config, Counter};
-use portcullis_firewall::{compile::compile, datapath::Datapath, install::install};
+use portcullis_datapath_abi::Counter;
+use portcullis_firewall::{
+    compile::{Standing, compile},
+    datapath::Datapath,
+    install::{InForce, install},
+};
 use portcullis_model::{Document, part::FirewallPart};
 use portcullis_netns::{Namespace, execute};
 
@@ -232,9 +236,11 @@ fn attach(namespace: &Namespace, interfaces: &[InterfaceStatus]) -> Result<(Data
     let part = FirewallPart::of(&Document::parse("")?);
     let datapath = namespace.enter(|| {
         let mut datapath = Datapath::open(&pins.0, part.firewall.max_flows)?;
-        let desired = compile(&part, interfaces, &datapath.maps().zones()?);
-        install(datapath.maps(), &desired)?;
-        datapath.maps().set_config(&Config { generation: 1, reserved: 0 })?;
+        let zones = datapath.maps().zones()?;
+        let desired =
+            compile(&part, interfaces, &Standing { zones: &zones, ..Standing::default() });
+        install(datapath.maps(), &desired, &mut InForce::default())?;
+        datapath.maps().next_generation()?;
         let failures = datapath.attach(&desired.devices);
         ensure!(failures.is_empty(), "{failures:?}");
         Ok(datapath)

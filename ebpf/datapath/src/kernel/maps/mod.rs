@@ -1,0 +1,117 @@
+//! The maps, as the core sees them. One file for each concern.
+
+pub mod answer;
+mod flows;
+pub mod fragments;
+mod guard;
+pub mod interfaces;
+mod nat;
+mod policy;
+mod routes;
+pub mod stages;
+pub mod telemetry;
+
+use aya_ebpf::{
+    helpers,
+    macros::map,
+    maps::{Array, PerCpuArray},
+};
+use portcullis_datapath::{Candidate, CandidateTables, Route, RouteQuery, Tables};
+use portcullis_datapath_abi::{
+    Config, Counter, Interface, TICK_SHIFT, Zone,
+    counter::{self, Count},
+};
+
+#[map]
+pub static CONFIG: Array<Config> = Array::pinned(1, 0);
+#[map]
+static COUNTERS: PerCpuArray<Count> = PerCpuArray::pinned(counter::COUNT as u32, 0);
+
+/// Handed on between the stages of a first packet.
+#[map]
+static CANDIDATE: PerCpuArray<OneCpus<Candidate>> = PerCpuArray::with_max_entries(1, 0);
+
+/// A value that only programs on its CPU see.
+#[repr(transparent)]
+struct OneCpus<T>(T);
+
+// SAFETY: each CPU has its own, and programs of a hook do not interrupt each other.
+unsafe impl<T> Sync for OneCpus<T> {}
+
+/// Counts packets.
+#[inline(always)]
+pub fn count(counter: Counter, packets: u32, bytes: u32) {
+    if let Some(cell) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: a per-CPU cell, and programs of this hook do not interrupt each other on a CPU.
+        unsafe {
+            (*cell).packets = (*cell).packets.wrapping_add(u64::from(packets));
+            (*cell).bytes = (*cell).bytes.wrapping_add(u64::from(bytes));
+        }
+    }
+}
+
+/// The maps and the packet's context, which some helpers want.
+pub struct Maps {
+    context: *mut core::ffi::c_void,
+}
+
+impl Maps {
+    /// For a packet's context.
+    #[inline(always)]
+    pub fn new(context: *mut core::ffi::c_void) -> Self {
+        Self { context }
+    }
+}
+
+impl CandidateTables for Maps {
+    #[inline(always)]
+    fn candidate(&self) -> Option<&Candidate> {
+        CANDIDATE.get(0).map(|candidate| &candidate.0)
+    }
+}
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn config(&self) -> Option<&Config> {
+        CONFIG.get(0)
+    }
+
+    #[inline(always)]
+    fn interface(&self, index: u32) -> Option<&Interface> {
+        interfaces::interface(index)
+    }
+
+    #[inline(always)]
+    fn zone(&self, id: u8) -> Option<&Zone> {
+        interfaces::zone(id)
+    }
+
+    #[inline(always)]
+    fn is_local(&self, address: u32) -> bool {
+        interfaces::is_local(address)
+    }
+
+    #[inline(always)]
+    fn is_local6(&self, address: &[u32; 4]) -> bool {
+        interfaces::is_local6(address)
+    }
+
+    #[inline(always)]
+    fn route(&self, query: &RouteQuery) -> Option<Route> {
+        let mut route =
+            Route { egress: 0, mtu: 0, resolved: false, macs: [0; 3], next_hop: [0; 4] };
+        if routes::lookup(self.context, query, &mut route) { Some(route) } else { None }
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        // SAFETY: takes nothing, returns a number.
+        (unsafe { helpers::bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as u32
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: takes nothing, returns a number.
+        unsafe { helpers::bpf_get_prandom_u32() }
+    }
+}

@@ -1,0 +1,66 @@
+//! The kernel's routing and neighbour tables.
+
+use aya_ebpf::{bindings::bpf_fib_lookup, helpers};
+use portcullis_datapath::{Route, RouteQuery, mapped};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const FIB_SUCCESS: i64 = 0;
+const FIB_NO_NEIGHBOUR: i64 = 7;
+
+/// Looks a route up; false if there is none. Not inlined: its parameters would stand on the stack
+/// once for each caller.
+#[inline(never)]
+pub fn lookup(context: *mut core::ffi::c_void, query: &RouteQuery, route: &mut Route) -> bool {
+    // SAFETY: plain data for which all zeros is valid.
+    let mut fib: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    fib.l4_protocol = query.protocol;
+    // Ports stay zero: they matter to port-based rules only, and later fragments have none.
+    // The length stays zero too: the kernel would compare aggregated frames with the MTU.
+    if query.ipv6 {
+        fib.family = AF_INET6;
+        fib.__bindgen_anon_3.ipv6_src = query.source;
+        fib.__bindgen_anon_4.ipv6_dst = query.destination;
+    } else {
+        let ([.., source], [.., destination]) = (query.source, query.destination);
+        fib.family = AF_INET;
+        fib.__bindgen_anon_2.tos = query.tos;
+        fib.__bindgen_anon_3.ipv4_src = source;
+        fib.__bindgen_anon_4.ipv4_dst = destination;
+    }
+    fib.ifindex = query.interface;
+    let size = size_of::<bpf_fib_lookup>() as i32;
+    // SAFETY: the context is the packet's, the parameters live on this stack.
+    let result = unsafe { helpers::bpf_fib_lookup(context, &raw mut fib, size, 0) };
+    if result != FIB_SUCCESS && result != FIB_NO_NEIGHBOUR {
+        return false;
+    }
+    route.egress = fib.ifindex;
+    // SAFETY: the helper filled in the side of the unions that belongs to the family; any bits are
+    // valid.
+    unsafe {
+        route.next_hop = if query.ipv6 {
+            fib.__bindgen_anon_4.ipv6_dst
+        } else {
+            mapped(fib.__bindgen_anon_4.ipv4_dst)
+        };
+        route.mtu = fib.__bindgen_anon_1.mtu_result;
+    }
+    if result == FIB_SUCCESS {
+        let [a, b, c, d, e, f] = fib.dmac;
+        let [g, h, i, j, k, l] = fib.smac;
+        route.resolved = true;
+        route.macs = [
+            u32::from_ne_bytes([a, b, c, d]),
+            u32::from_ne_bytes([e, f, g, h]),
+            u32::from_ne_bytes([i, j, k, l]),
+        ];
+    } else {
+        // Without a neighbour the lookup does not get as far as the MTU.
+        let mut mtu = 0_u32;
+        // SAFETY: as above. Whether this packet fits is decided later; the answer is in `mtu`.
+        unsafe { helpers::bpf_check_mtu(context, fib.ifindex, &raw mut mtu, 0, 0) };
+        route.mtu = mtu as u16;
+    }
+    true
+}

@@ -1,0 +1,117 @@
+//! Making the flow of a first packet that the policy lets pass.
+
+use portcullis_datapath_abi::{
+    Config, Counter, FlowKey, classifier,
+    flow::NO_MAPPING,
+};
+
+use super::candidate::{Candidate, RESOLVED};
+use crate::{
+    NextHop, Stage, Tables, Verdict,
+    flow::{New4, New6, Terms, create4 as make4, create6 as make6, find4, find6},
+    limits,
+    nat::{outbound, release},
+    verdict::Drop,
+};
+
+/// Stage [`Stage::Create4`]. The source that the flow has on the way out is found, and the flow made.
+#[inline(always)]
+pub fn create4<'a, T: Tables>(tables: &'a T) -> Verdict<'a> {
+    let (Some(config), Some(candidate)) = (tables.config(), tables.candidate()) else {
+        return Verdict::Drop(Drop::from(Counter::DropStage, Drop::UNKNOWN));
+    };
+    let key = candidate.key.get();
+    let full_cone = candidate.ruling.get() & classifier::FULL_CONE != 0;
+    let source = match outbound(tables, config, &key, &candidate.exit.get(), full_cone) {
+        Ok(source) => source,
+        Err(reason) => return failed(tables, candidate, reason),
+    };
+    let [.., host] = candidate.destination.get();
+    // What the other end answers. An echo reply has the query id where the request had none.
+    let reverse = FlowKey {
+        source: host,
+        destination: source.address,
+        source_port: candidate.port.get(),
+        destination_port: source.port,
+        protocol: key.protocol,
+        zone: candidate.to.get(),
+        reserved: 0,
+    };
+    let terms = candidate.terms(config, source.mapping, tables.now());
+    let made = make4(
+        tables,
+        config,
+        &New4 { forward: &key, reverse: &reverse, terms, hop: candidate.known_hop() },
+    );
+    match made {
+        Ok(record) => {
+            candidate.started(tables, config, record);
+            Verdict::Next(Stage::Entry)
+        }
+        Err(reason) => {
+            release(tables, source.mapping);
+            // If another CPU made it meanwhile, that one stays.
+            if find4(tables, config, &key).is_some() {
+                forget(tables, candidate);
+                return Verdict::Next(Stage::Entry);
+            }
+            failed(tables, candidate, reason)
+        }
+    }
+}
+
+/// Stage [`Stage::Create6`].
+#[inline(always)]
+pub fn create6<'a, T: Tables>(tables: &'a T) -> Verdict<'a> {
+    let (Some(config), Some(candidate)) = (tables.config(), tables.candidate()) else {
+        return Verdict::Drop(Drop::from(Counter::DropStage, Drop::UNKNOWN));
+    };
+    let key = candidate.key6();
+    let terms = candidate.terms(config, NO_MAPPING, tables.now());
+    match make6(tables, config, &New6 { key: &key, terms, hop: candidate.known_hop() }) {
+        Ok(record) => {
+            candidate.started(tables, config, record);
+            Verdict::Next(Stage::Entry)
+        }
+        Err(reason) => {
+            if find6(tables, config, &key).is_some() {
+                forget(tables, candidate);
+                return Verdict::Next(Stage::Entry);
+            }
+            failed(tables, candidate, reason)
+        }
+    }
+}
+
+impl Candidate {
+    #[inline(always)]
+    fn terms(&self, config: &Config, mapping: u32, now: u32) -> Terms {
+        Terms {
+            flags: self.flags.get(),
+            rule: self.rule.get(),
+            mapping,
+            now,
+            generation: config.generation,
+        }
+    }
+
+    #[inline(always)]
+    fn known_hop(&self) -> Option<NextHop> {
+        if self.facts.get() & RESOLVED != 0 { Some(self.hop.get()) } else { None }
+    }
+}
+
+#[inline(always)]
+fn failed<'a, T: Tables>(tables: &T, candidate: &Candidate, reason: Counter) -> Verdict<'a> {
+    forget(tables, candidate);
+    Verdict::Drop(Drop::between(reason, candidate.from(), candidate.to.get()))
+}
+
+/// The flow does not count for its source.
+#[inline(always)]
+fn forget<T: Tables>(tables: &T, candidate: &Candidate) {
+    if candidate.ruling.get() & classifier::LIMITED != 0 {
+        let source = candidate.source.get();
+        limits::release(tables, candidate.rule.get(), &source);
+    }
+}

@@ -1,0 +1,106 @@
+//! What the policy says about a first packet, of either family.
+
+use portcullis_datapath_abi::{
+    Counter, classifier,
+    flow::{LIMITED, LOGGED, TCP, TO_ROUTER},
+    policy::NO_RULE,
+};
+
+use super::candidate::{Candidate, IPV6};
+use crate::{
+    Stage, Tables, Verdict,
+    classify::{Action, Question, Ruling, classify},
+    guard::must_prove,
+    limits,
+    nat::Inside,
+    telemetry::rule_hit,
+    verdict::{Answer, AnswerKind, Drop},
+};
+
+/// Stage [`Stage::Rule`].
+#[inline(always)]
+pub fn rule<'a, T: Tables>(tables: &'a T) -> Verdict<'a> {
+    let Some(candidate) = tables.candidate() else {
+        return Verdict::Drop(Drop::from(Counter::DropStage, Drop::UNKNOWN));
+    };
+    let (source, destination) = (candidate.source.get(), candidate.destination.get());
+    let question = candidate.question(&source, &destination);
+    let ruling = classify(tables, &question);
+    if ruling.flags & classifier::LOG != 0 {
+        rule_hit(tables, &question, &ruling, tables.now());
+    }
+    let (from, to) = (question.from, question.to);
+    // A port forward or a mapping lets in what no rule decides about.
+    let invited = ruling.rule == NO_RULE && is_invited(candidate.inside.get(), from, to);
+    if !invited && let Some(verdict) = refusal(&ruling, from, to) {
+        return verdict;
+    }
+    if let Some(verdict) = unfit(tables, candidate, &question) {
+        forget(tables, &question, &ruling);
+        return verdict;
+    }
+    candidate.rule.set(ruling.rule);
+    candidate.ruling.set(ruling.flags);
+    let logged = if ruling.flags & classifier::LOG != 0 { LOGGED } else { 0 };
+    let limited = if ruling.flags & classifier::LIMITED != 0 { LIMITED } else { 0 };
+    candidate.flags.set(candidate.flags.get() | logged | limited);
+    Verdict::Next(if candidate.facts.get() & IPV6 != 0 { Stage::Create6 } else { Stage::Create4 })
+}
+
+#[inline(always)]
+fn is_invited(inside: u8, from: u8, to: u8) -> bool {
+    if inside & Inside::PASSES != 0 {
+        return true;
+    }
+    from == to && inside & Inside::PASSES_BACK != 0
+}
+
+/// What happens to a packet that the policy does not let pass; `None` if it does.
+#[inline(always)]
+fn refusal<'a>(ruling: &Ruling, from: u8, to: u8) -> Option<Verdict<'a>> {
+    let drop = Drop::between(ruling.reason(), from, to);
+    match ruling.action {
+        Action::Allow => None,
+        Action::Deny => Some(Verdict::Drop(drop)),
+        Action::Reject => {
+            Some(Verdict::Answer(Answer { drop, kind: AnswerKind::Refused, mtu: 0 }))
+        }
+    }
+}
+
+/// Why no flow comes of a packet that the policy lets pass.
+#[inline(always)]
+fn unfit<'a, T: Tables>(
+    tables: &T,
+    candidate: &Candidate,
+    question: &Question<'_>,
+) -> Option<Verdict<'a>> {
+    let (from, to) = (question.from, question.to);
+    if question.protocol == TCP
+        && must_prove(tables, from, question.source, tables.now())
+    {
+        return Some(Verdict::Next(Stage::Challenge));
+    }
+    if candidate.flags.get() & TO_ROUTER != 0 {
+        return None;
+    }
+    // No flow comes of what the router answers itself.
+    if candidate.ttl.get() <= 1 {
+        let drop = Drop::between(Counter::DropTtl, from, to);
+        return Some(Verdict::Answer(Answer { drop, kind: AnswerKind::TimeExceeded, mtu: 0 }));
+    }
+    let mtu = candidate.hop.get().mtu;
+    if candidate.length.get() > u32::from(mtu) {
+        let drop = Drop::between(Counter::DropTooBig, from, to);
+        return Some(Verdict::Answer(Answer { drop, kind: AnswerKind::TooBig, mtu }));
+    }
+    None
+}
+
+/// The flow that a ruling let in was not made after all: it does not count for its source.
+#[inline(always)]
+fn forget<T: Tables>(tables: &T, question: &Question<'_>, ruling: &Ruling) {
+    if ruling.flags & classifier::LIMITED != 0 {
+        limits::release(tables, ruling.rule, question.source);
+    }
+}

@@ -1,0 +1,218 @@
+//! IPv4 packets of no known flow.
+
+use portcullis_datapath_abi::{
+    Config, Counter,
+    flow::{ICMP, LOGGED, TO_ROUTER},
+    policy::{DHCP, ROUTER},
+};
+
+use super::{
+    candidate::{Candidate, RESOLVED},
+    dhcp_client_keys, flood_class, is_dhcp_request, is_reset, link_source, opens, service_of,
+};
+use crate::{
+    Arrival, Cast, Kind, NextHop, RouteQuery, Stage, Tables, Verdict,
+    flow::find4,
+    frame::Frame,
+    guard::{Admission, Visitor, admit, asks_proof},
+    known::wire_length,
+    nat::{Exit, Inbound, Inside, inbound},
+    packet::{Fragment, Packet},
+    tables::mapped,
+    verdict::{Answer, AnswerKind, Drop},
+};
+
+/// Stage [`Stage::Open4`].
+#[inline(always)]
+pub fn open4<'a, T: Tables, F: Frame>(
+    tables: &'a T,
+    frame: &F,
+    arrival: &Arrival,
+) -> Verdict<'a> {
+    let (Some(config), Some(interface)) = (tables.config(), tables.interface(arrival.interface))
+    else {
+        return Verdict::Drop(Drop::from(Counter::DropInterface, Drop::UNKNOWN));
+    };
+    let from = interface.zone;
+    let packet = match Packet::parse(frame, arrival.length) {
+        Ok(packet) => packet,
+        Err(reason) => return Verdict::Drop(Drop::from(reason, from)),
+    };
+    if matches!(packet.fragment, Fragment::Later) {
+        return Verdict::Drop(Drop::from(Counter::DropFragment, from));
+    }
+    let (source, destination) = (mapped(packet.source), mapped(packet.destination));
+    let visitor = Visitor {
+        zone: from,
+        source: &source,
+        destination: &destination,
+        class: flood_class(packet.kind),
+    };
+    if let Admission::Refused(reason) = admit(tables, &visitor) {
+        return Verdict::Drop(Drop::from(reason, from));
+    }
+    if arrival.cast == Cast::Group || is_group(packet.destination) {
+        return to_router(tables, config, frame, arrival, &packet);
+    }
+    let inside = match inbound(tables, config, &packet.key(from)) {
+        Inbound::Inside(inside) => Some(inside),
+        Inbound::Direct if !tables.is_local(packet.destination) => None,
+        Inbound::Direct | Inbound::ToRouter => {
+            return to_router(tables, config, frame, arrival, &packet);
+        }
+    };
+    if !may_be_end(packet.source)
+        || !may_be_end(packet.destination)
+        || tables.is_local(packet.source)
+    {
+        return Verdict::Drop(Drop::from(Counter::DropMartian, from));
+    }
+    if is_reset(packet.kind, packet.tcp_flags) && asks_proof(tables, from) {
+        return Verdict::Next(Stage::Challenge);
+    }
+    if let Err(reason) = opens(packet.kind, packet.tcp_flags) {
+        return Verdict::Drop(Drop::from(reason, from));
+    }
+    through(tables, frame, arrival, &packet, inside)
+}
+
+/// What is the same for packets through the router and to it.
+#[inline(always)]
+fn propose<F: Frame>(candidate: &Candidate, frame: &F, packet: &Packet, from: u8) {
+    let (source_port, destination_port) = packet.asked_ports();
+    candidate.source.set(mapped(packet.source));
+    candidate.destination.set(mapped(packet.destination));
+    candidate.key.set(packet.key(from));
+    candidate.asked.set([source_port, destination_port]);
+    candidate.port.set(packet.destination_port);
+    candidate.mac.set(link_source(frame));
+    candidate.ttl.set(packet.ttl);
+    candidate.facts.set(0);
+    candidate.inside.set(0);
+}
+
+/// A packet for somebody else: whom it names, or a host `inside`.
+#[inline(always)]
+fn through<'a, T: Tables, F: Frame>(
+    tables: &'a T,
+    frame: &F,
+    arrival: &Arrival,
+    packet: &Packet,
+    inside: Option<Inside>,
+) -> Verdict<'a> {
+    let (Some(ingress), Some(candidate)) =
+        (tables.interface(arrival.interface), tables.candidate())
+    else {
+        return Verdict::Drop(Drop::from(Counter::DropInterface, Drop::UNKNOWN));
+    };
+    let from = ingress.zone;
+    propose(candidate, frame, packet, from);
+    let mut flags = 0;
+    if let Some(inside) = inside {
+        candidate.destination.set(mapped(inside.destination));
+        candidate.port.set(inside.port);
+        candidate.inside.set(inside.flags);
+        if packet.protocol != ICMP {
+            candidate.asked.set([packet.source_port, inside.port]);
+        }
+        if inside.flags & Inside::LOG != 0 {
+            flags = LOGGED;
+        }
+    }
+    candidate.flags.set(flags);
+    candidate.length.set(wire_length(&packet.transit(), arrival));
+    let query = RouteQuery {
+        interface: arrival.interface,
+        source: candidate.source.get(),
+        destination: candidate.destination.get(),
+        protocol: packet.protocol,
+        tos: packet.tos,
+        ipv6: false,
+    };
+    let Some(route) = tables.route(&query) else {
+        let drop = Drop::from(Counter::DropRoute, from);
+        return Verdict::Answer(Answer { drop, kind: AnswerKind::NoRoute, mtu: 0 });
+    };
+    let Some(egress) = tables.interface(route.egress) else {
+        return Verdict::Drop(Drop::from(Counter::DropInterface, from));
+    };
+    let Some(zone) = tables.zone(egress.zone) else {
+        return Verdict::Drop(Drop::from(Counter::DropInterface, from));
+    };
+    candidate.to.set(egress.zone);
+    candidate.hop.set(route.hop(egress));
+    if route.resolved {
+        candidate.facts.set(RESOLVED);
+    }
+    candidate.exit.set(match inside {
+        Some(inside) if from == egress.zone => inside.exit,
+        _ => Exit::by(egress, zone),
+    });
+    Verdict::Next(Stage::Rule)
+}
+
+/// A packet for the router itself.
+#[inline(always)]
+fn to_router<'a, T: Tables, F: Frame>(
+    tables: &'a T,
+    config: &Config,
+    frame: &F,
+    arrival: &Arrival,
+    packet: &Packet,
+) -> Verdict<'a> {
+    let group = arrival.cast == Cast::Group || is_group(packet.destination);
+    let (Some(interface), Some(candidate)) =
+        (tables.interface(arrival.interface), tables.candidate())
+    else {
+        return Verdict::Drop(Drop::from(Counter::DropInterface, Drop::UNKNOWN));
+    };
+    let from = interface.zone;
+    let refused = |reason| Verdict::Drop(Drop::between(reason, from, ROUTER));
+    // The answer that a DHCP client of the router waits for.
+    if is_dhcp_request(packet.protocol, packet.destination_port, packet.source_port) {
+        let (_, reply) = dhcp_client_keys(arrival.interface, from);
+        return match find4(tables, config, &reply) {
+            Some(flow) => {
+                flow.count(1, arrival.length, tables.now());
+                Verdict::Kernel(Counter::RouterFlow)
+            }
+            None => refused(Counter::DropPolicy),
+        };
+    }
+    let service = service_of(packet.protocol, packet.kind, packet.destination_port);
+    let reachable =
+        service != 0 && tables.zone(from).is_some_and(|zone| zone.services & service != 0);
+    if group && !(reachable && service == DHCP) {
+        return refused(Counter::DropMulticast);
+    }
+    let unconfigured = packet.source == 0 && service == DHCP;
+    if !(unconfigured || may_be_end(packet.source)) || tables.is_local(packet.source) {
+        return refused(Counter::DropMartian);
+    }
+    if reachable && packet.kind != Kind::EchoReply {
+        return Verdict::Kernel(Counter::Service);
+    }
+    if let Err(reason) = opens(packet.kind, packet.tcp_flags) {
+        return refused(reason);
+    }
+    propose(candidate, frame, packet, from);
+    candidate.flags.set(TO_ROUTER);
+    candidate.to.set(ROUTER);
+    candidate.hop.set(NextHop::default());
+    candidate.exit.set(Exit::default());
+    Verdict::Next(Stage::Rule)
+}
+
+/// Multicast (RFC 5771) or limited broadcast.
+#[inline(always)]
+pub(crate) fn is_group(address: u32) -> bool {
+    let [first, ..] = address.to_ne_bytes();
+    first & 0xf0 == 0xe0 || address == u32::MAX
+}
+
+/// Not "this network", loopback, multicast, reserved or broadcast (RFC 1812 section 5.3.7).
+#[inline(always)]
+pub(crate) fn may_be_end(address: u32) -> bool {
+    let [first, ..] = address.to_ne_bytes();
+    first != 0 && first != 127 && first < 224
+}

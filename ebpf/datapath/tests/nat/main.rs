@@ -1,0 +1,10 @@
+//! Translation: what first packets are turned into, and that nothing of it ever collides.
+#![allow(clippy::indexing_slicing, reason = "an index out of bounds fails the test, as it should")]
+
+#[path = "../core/frames.rs"]
+#[allow(dead_code, reason = "shared with other tests, which need all of it")]
+mod frames;
+
+mod mappings;
+mod site;
+mod stories;

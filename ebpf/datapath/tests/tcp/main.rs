@@ -1,0 +1,8 @@
+//! TCP tracking: honest connections over a bad network are never disturbed, and what does not belong
+//! to a connection never passes.
+#![allow(clippy::indexing_slicing, reason = "an index out of bounds fails the test, as it should")]
+
+mod clamp;
+mod connections;
+mod gate;
+mod stories;

@@ -1,0 +1,101 @@
+//! How full the index gets, and how evenly, with keys as real traffic has them.
+
+use portcullis_flow_table::{InsertError, find, hash16, hash40, insert, remove};
+
+use crate::memory::{Index, SEED};
+
+/// Entries for each flow: two directions and, for translated ones, two ends of a mapping.
+const ENTRIES: u32 = 4;
+
+/// Keys like those of a table of flows: few addresses, one protocol, ports that count up.
+fn key(number: u32) -> [u64; 2] {
+    let source = u64::from(0x0101_a8c0 + (number >> 14 << 24));
+    let destination = u64::from(0x0a71_00cb_u32);
+    let source_port = u64::from((1024 + (number & 0x3fff)) as u16);
+    [source | destination << 32, source_port | 0x35 << 16 | 17 << 32]
+}
+
+fn buckets_for(entries: u32) -> u32 {
+    // A load of 0.625, as the service sizes it.
+    (u64::from(entries) * 8 / 5 / 8) as u32
+}
+
+/// Inserts `entries`; returns how many found no place.
+fn fill(index: &Index, entries: u32) -> u32 {
+    let mut full = 0;
+    for number in 0..entries {
+        match insert(index, hash16(SEED, key(number)), number | 1 << 31) {
+            Ok(()) => {}
+            Err(InsertError::Full) => full += 1,
+            Err(other) => panic!("entry {number}: {other:?}"),
+        }
+    }
+    full
+}
+
+#[test]
+fn a_load_of_one_half_has_room_for_every_entry() {
+    let entries = 1 << 20;
+    let index = Index::new(entries / 8 * 2);
+    assert_eq!(fill(&index, entries), 0);
+    for number in 0..entries {
+        assert_eq!(find(&index, hash16(SEED, key(number))), Some(number | 1 << 31));
+    }
+}
+
+#[test]
+fn at_the_load_that_the_service_sizes_for_one_in_a_hundred_thousand_is_refused_at_most() {
+    let entries = (1 << 19) * ENTRIES;
+    let index = Index::new(buckets_for(entries));
+    let full = fill(&index, entries);
+    assert!(full <= entries / 100_000, "{full} of {entries}");
+}
+
+/// Entries that come and go make buckets less even than entries that only come.
+#[test]
+fn churn_at_that_load_refuses_one_in_a_few_thousand_at_most() {
+    let entries = 1 << 18;
+    let index = Index::new(buckets_for(entries));
+    fill(&index, entries);
+    let mut full = 0;
+    let steps = 4 * entries;
+    for number in 0..steps {
+        remove(&index, hash16(SEED, key(number)), number | 1 << 31);
+        let new = number + entries;
+        if insert(&index, hash16(SEED, key(new)), new | 1 << 31).is_err() {
+            full += 1;
+        }
+    }
+    assert!(full <= steps / 4000, "{full} of {steps}");
+}
+
+#[test]
+fn addresses_of_ipv6_spread_as_well() {
+    let entries = 100_000_u32;
+    let index = Index::new(buckets_for(entries));
+    for number in 0..entries {
+        // Privacy addresses of one prefix that speak to one server.
+        let host = u64::from(number / 100).wrapping_mul(0x0101);
+        let key = [0xb80d_0120, host, 0x0000_4860, 0x8888, u64::from(number % 100) << 16 | 443];
+        assert_eq!(insert(&index, hash40(SEED, key), number | 1 << 31), Ok(()), "{number}");
+    }
+}
+
+/// A lookup takes one cache line as long as entries are in the first of their buckets: how many would
+/// be in it without the other is known (Poisson), and no kind of key fills buckets less evenly.
+#[test]
+fn buckets_fill_evenly() {
+    let entries = 1 << 20;
+    let index = Index::new(entries / 8 * 2);
+    assert_eq!(fill(&index, entries), 0);
+    let occupancy = index.occupancy();
+    let share = |used: usize| {
+        let count = occupancy.iter().filter(|bucket| **bucket == used).count();
+        count as f64 / occupancy.len() as f64
+    };
+    // Of a Poisson distribution with mean 4: 1.8 % are empty, 7.3 % have one, 14.7 % two.
+    assert!((0.014..0.020).contains(&share(0)), "{}", share(0));
+    assert!((0.062..0.076).contains(&share(1)), "{}", share(1));
+    assert!((0.130..0.152).contains(&share(2)), "{}", share(2));
+    assert!(share(8) < 0.02, "{}", share(8));
+}
