@@ -64,12 +64,7 @@ pub fn fragment6<'a, T: Tables, F: Frame>(
 }
 
 #[inline(always)]
-fn put<'a, T: Tables>(
-    tables: &'a T,
-    piece: &Piece,
-    arrival: &Arrival,
-    flow: Stage,
-) -> Verdict<'a> {
+fn put<'a, T: Tables>(tables: &'a T, piece: &Piece, arrival: &Arrival, flow: Stage) -> Verdict<'a> {
     match place(tables, piece, arrival.length + L3 as u32) {
         Place::Of(ends) => Verdict::Located(flow, ends),
         Place::Early(slot) => Verdict::Hold(slot),
@@ -117,9 +112,6 @@ impl Piece {
         let [_, _, high, low] = frame.copy::<4>(u32::from(packet.fragment_header))?;
         let word = u16::from_be_bytes([high, low]);
         let headers = packet.fragment_header.wrapping_sub(L3 as u16).wrapping_add(8);
-        if headers > packet.length {
-            return None;
-        }
         Some(Self {
             key: FragmentKey {
                 source: packet.source,
@@ -135,7 +127,7 @@ impl Piece {
                 protocol: packet.protocol,
             },
             offset: word & 0xfff8,
-            payload: packet.length - headers,
+            payload: packet.length.checked_sub(headers)?,
             more: word & 1 != 0,
             ipv6: true,
         })

@@ -1,11 +1,16 @@
 //! Answers of the router, byte by byte, read back by a parser that is not ours.
-#![allow(clippy::indexing_slicing, reason = "an index out of bounds fails the test, as it should")]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "clippy's exception for tests does not reach the functions beside them"
+)]
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use etherparse::{
-    Icmpv4Type, Icmpv6Type, NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket, TransportSlice,
-    icmpv4, icmpv6,
+    Icmpv4Type, Icmpv6Type, NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket,
+    TransportSlice, icmpv4, icmpv6,
 };
 use portcullis_datapath::{
     Answer, AnswerKind, Arrival, Cast, Drop, Hook,
@@ -207,9 +212,10 @@ fn errors_are_not_longer_than_allowed() {
 
 #[test]
 fn resets_are_what_a_closed_port_would_send() {
-    // RFC 9293 section 3.10.7.1: sequence, acknowledgement, flags of the segment and of its reset.
-    type Flags = (bool, bool, bool, bool);
-    let cases: [(Flags, &[u8], Option<(u32, u32, bool)>); 6] = [
+    // RFC 9293 section 3.10.7.1: SYN, ACK, FIN, RST and data of the segment; sequence and
+    // acknowledgement number and ACK of its reset.
+    type Case = ((bool, bool, bool, bool), &'static [u8], Option<(u32, u32, bool)>);
+    let cases: [Case; 6] = [
         ((true, false, false, false), b"", Some((0, 1_000_001, true))),
         ((true, false, false, false), b"fast open", Some((0, 1_000_010, true))),
         ((false, true, false, false), b"data", Some((77, 0, false))),
@@ -245,7 +251,10 @@ fn resets_are_what_a_closed_port_would_send() {
                 panic!("{packet:?}");
             };
             assert_eq!((tcp.source_port(), tcp.destination_port()), (80, 4000));
-            assert_eq!((tcp.sequence_number(), tcp.acknowledgment_number()), (sequence, acknowledged));
+            assert_eq!(
+                (tcp.sequence_number(), tcp.acknowledgment_number()),
+                (sequence, acknowledged)
+            );
             assert!(tcp.rst() && tcp.ack() == acks && !tcp.syn() && !tcp.fin());
             let sum = match packet.net.as_ref().unwrap() {
                 NetSlice::Ipv4(ip) => {
@@ -311,8 +320,7 @@ fn what_must_not_be_answered_is_not() {
     // Errors about errors.
     let quoted = &plain.0[14..42];
     let mut frame = Vec::new();
-    let unreachable =
-        Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port);
+    let unreachable = Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port);
     ip(false).icmpv4(unreachable).write(&mut frame, quoted).unwrap();
     assert_eq!(ask(&Bytes(frame), AnswerKind::TimeExceeded, 0), None);
     let mut frame = Vec::new();
@@ -333,7 +341,9 @@ fn nobody_gets_more_answers_than_the_rate() {
     let router = router();
     let count = |frame: &Bytes, times: usize| {
         let error = about(AnswerKind::TimeExceeded, 0);
-        (0..times).filter(|_| router.answer(frame, &arrival(frame), &error, false).is_some()).count()
+        (0..times)
+            .filter(|_| router.answer(frame, &arrival(frame), &error, false).is_some())
+            .count()
     };
     let mine = udp(false, b"x");
     let burst = count(&mine, 1000);

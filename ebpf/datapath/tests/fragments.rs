@@ -1,5 +1,10 @@
 //! Fragments in any order, from the first decision to the last byte, on the host.
-#![allow(clippy::indexing_slicing, reason = "an index out of bounds fails the test, as it should")]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "clippy's exception for tests does not reach the functions beside them"
+)]
 
 use std::collections::VecDeque;
 
@@ -84,7 +89,8 @@ fn in_order_nothing_is_held_and_nothing_is_kept() {
 
 #[test]
 fn the_largest_datagram_passes_in_reverse_order() {
-    for (ipv6, size, length) in [(false, 1480, 65_515), (true, 1232, 65_528), (true, 1448, 65_535)] {
+    for (ipv6, size, length) in [(false, 1480, 65_515), (true, 1232, 65_528), (true, 1448, 65_535)]
+    {
         let router = Simulation::default();
         let mut pieces = cut(key(1, 1, ipv6), length, size, ipv6);
         pieces.reverse();
@@ -108,11 +114,11 @@ fn a_source_fills_its_own_row_only() {
     };
     flood(8);
     assert!(router.fragments.held() <= 1 + HELD_COLUMNS as usize, "one row, and the victim's");
-    let row = |source| match place(&router, &cut(key(source, 9999, false), 2000, 1480, false)[1], FULL)
-    {
-        Place::Early(slot) => slot.0 / HELD_COLUMNS,
-        other => panic!("{other:?}"),
-    };
+    let row =
+        |source| match place(&router, &cut(key(source, 9999, false), 2000, 1480, false)[1], FULL) {
+            Place::Early(slot) => slot.0 / HELD_COLUMNS,
+            other => panic!("{other:?}"),
+        };
     let (mine, others) = (row(7), row(8));
     let released = matches!(place(&router, &victim[0], FULL), Place::Awaited(held) if held.columns.count_ones() == 1);
     assert_eq!(released, mine != others, "lost only to one that shares the row");
@@ -141,7 +147,8 @@ fn a_second_first_fragment_is_an_overlap_in_ipv6_and_a_new_datagram_in_ipv4() {
     for ipv6 in [false, true] {
         let router = Simulation::default();
         let whole = cut(key(1, 1, ipv6), 3000, 1000, ipv6);
-        let (passed, _) = run(&router, &[whole[0], whole[0], whole[1], whole[0], whole[1], whole[2]]);
+        let (passed, _) =
+            run(&router, &[whole[0], whole[0], whole[1], whole[0], whole[1], whole[2]]);
         assert_eq!(passed, if ipv6 { vec![0, 1, 2] } else { vec![0, 1, 2, 3, 4, 5] });
     }
 }
@@ -155,11 +162,7 @@ fn impossible_fragments_are_malformed() {
         ("empty", Piece { payload: 0, ..piece }),
         ("ping of death", Piece { offset: 65_504, payload: 100, more: false, ..piece }),
     ] {
-        assert_eq!(
-            place(&router, &broken, FULL),
-            Place::Refused(Counter::DropMalformed),
-            "{why}"
-        );
+        assert_eq!(place(&router, &broken, FULL), Place::Refused(Counter::DropMalformed), "{why}");
     }
 }
 
@@ -185,7 +188,8 @@ fn frames_that_cannot_be_held_are_dropped() {
 #[test]
 fn datagrams_with_the_same_identification_from_two_hosts_are_two() {
     let router = Simulation::default();
-    let (a, b) = (cut(key(1, 1, false), 2000, 1480, false), cut(key(2, 1, false), 2000, 1480, false));
+    let (a, b) =
+        (cut(key(1, 1, false), 2000, 1480, false), cut(key(2, 1, false), 2000, 1480, false));
     let (passed, dropped) = run(&router, &[a[0], b[1], a[1], b[0]]);
     assert_eq!((passed, dropped), (vec![0, 2, 3, 1], vec![]));
 }

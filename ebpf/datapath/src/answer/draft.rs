@@ -60,8 +60,7 @@ impl Draft {
 
     #[inline(always)]
     pub(super) fn u32(&self, offset: usize) -> u32 {
-        let ([a, b], [c, d]) =
-            (self.u16(offset).to_ne_bytes(), self.u16(offset + 2).to_ne_bytes());
+        let ([a, b], [c, d]) = (self.u16(offset).to_ne_bytes(), self.u16(offset + 2).to_ne_bytes());
         u32::from_ne_bytes([a, b, c, d])
     }
 

@@ -180,10 +180,7 @@ fn may_answer(kind: Kind, fragment: Fragment) -> bool {
     if matches!(fragment, Fragment::Later) {
         return false;
     }
-    matches!(
-        kind,
-        Kind::Udp | Kind::Tcp | Kind::EchoRequest | Kind::EchoReply | Kind::Other
-    )
+    matches!(kind, Kind::Udp | Kind::Tcp | Kind::EchoRequest | Kind::EchoReply | Kind::Other)
 }
 
 /// The ICMP error to send; one of type 0 for a TCP reset instead.

@@ -33,7 +33,8 @@ impl Reset {
         if self.flags & tcp::ACK != 0 {
             return Some((self.acknowledged, 0, tcp::RST));
         }
-        let controls = u32::from(self.flags & tcp::SYN != 0) + u32::from(self.flags & tcp::FIN != 0);
+        let controls =
+            u32::from(self.flags & tcp::SYN != 0) + u32::from(self.flags & tcp::FIN != 0);
         let next = self.sequence.wrapping_add(self.length).wrapping_add(controls);
         Some((0, next, tcp::RST | tcp::ACK))
     }

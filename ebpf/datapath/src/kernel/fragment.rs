@@ -2,9 +2,7 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM},
-    helpers::{
-        bpf_clone_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
-    },
+    helpers::{bpf_clone_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes},
 };
 use portcullis_datapath::hold::{Held, Slot};
 use portcullis_datapath_abi::fragment::{HELD_BYTES, HELD_COLUMNS, held_index};
@@ -58,7 +56,8 @@ fn emit(skb: *mut __sk_buff, interface: u32, index: u32) {
         (&raw mut (*frame).tag).write_volatile(0);
         let bytes = (&raw const (*frame).bytes).cast();
         if bpf_skb_change_tail(skb, length, 0) == 0
-            && bpf_skb_store_bytes(skb.cast(), 0, bytes, length, u64::from(BPF_F_RECOMPUTE_CSUM)) == 0
+            && bpf_skb_store_bytes(skb.cast(), 0, bytes, length, u64::from(BPF_F_RECOMPUTE_CSUM))
+                == 0
         {
             bpf_clone_redirect(skb, interface, u64::from(BPF_F_INGRESS));
         }

@@ -19,10 +19,7 @@ pub struct AnswerMaps {
 
 impl Default for AnswerMaps {
     fn default() -> Self {
-        Self {
-            addresses: BTreeMap::new(),
-            rates: (0..RATES).map(|_| AtomicU64::new(0)).collect(),
-        }
+        Self { addresses: BTreeMap::new(), rates: (0..RATES).map(|_| AtomicU64::new(0)).collect() }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Maps of the router's answers.
 
 use aya_ebpf::{
-    bindings::{BPF_FIB_LOOKUP_OUTPUT, BPF_FIB_LOOKUP_SKIP_NEIGH, BPF_FIB_LOOKUP_SRC, bpf_fib_lookup},
+    bindings::{
+        BPF_FIB_LOOKUP_OUTPUT, BPF_FIB_LOOKUP_SKIP_NEIGH, BPF_FIB_LOOKUP_SRC, bpf_fib_lookup,
+    },
     helpers,
     macros::map,
     maps::{Array, PerCpuArray},
