@@ -67,7 +67,9 @@ impl PolicyState {
         if lines.is_empty() {
             let zones = MAX_ZONES;
             lines.push(line([0, u64::from(zones), 0, 0]));
-            lines.resize_with(classifier::after_pairs(zones) as usize, Line::default);
+            // No rule refuses the others, their default does.
+            let refused = || line([classifier::decision(NO_RULE, 0, 0, 0), 0, 0, 0]);
+            lines.resize_with(classifier::after_pairs(zones) as usize, refused);
         }
         let Some(zones) = lines.first().map(|header| header.low(1)) else { return };
         if let Some(pair) = lines.get_mut(classifier::pair(zones, from, to) as usize) {

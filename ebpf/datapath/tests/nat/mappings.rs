@@ -176,7 +176,9 @@ proptest! {
                 std::net::Ipv4Addr::new(192, 168, 77, 101),
             ][destination];
             let to = (to, destination_port);
-            let Ok([source, reached]) = send(&site, interface, from, to) else {
+            let sent = send(&site, interface, from, to);
+            prop_assert!(destination != 0 || sent.is_ok(), "the policy lets it out: {sent:?}");
+            let Ok([source, reached]) = sent else {
                 continue;
             };
             let back = match reached.0.octets() {
