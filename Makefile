@@ -11,10 +11,10 @@ export PATH := $(CACHE)/bin:$(HOME)/.cargo/bin:$(PATH)
 CARGO := cargo
 IMAGE := target/image/portcullis.raw
 
-.PHONY: help setup run test test-unit test-e2e test-long image check bench lab fuzz clean
+.PHONY: help setup run test test-unit test-instructions test-e2e test-long image check bench lab fuzz clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what building and testing needs (only what is missing)
 	@scripts/setup
@@ -28,11 +28,14 @@ run: image ## Boot the appliance in QEMU and open its page (RESET=1: new disk, P
 lab: image ## A shell on a LAN host behind the appliance, with a simulated internet (root)
 	@$(CARGO) run --quiet --locked --package portcullis-qemu -- lab
 
-test: test-unit test-e2e ## Everything that is tested on every change (root)
+test: test-unit test-instructions test-e2e ## Everything that is tested on every change (root)
 
 test-unit: setup
 	@scripts/need-root "make test"
 	$(CARGO) test --locked --workspace
+
+test-instructions: setup ## Instructions per packet, held against tests/bench/instructions.toml
+	$(CARGO) run --quiet --locked --package portcullis-bench -- instructions
 
 test-e2e: image
 	@scripts/need-root "make test"

@@ -22,6 +22,9 @@ struct Arguments {
     /// Folder of the image that `make image` built.
     #[arg(long, default_value = "target/image")]
     image: PathBuf,
+    /// Bounds of the instruction gate.
+    #[arg(long, default_value = "tests/bench/instructions.toml")]
+    bounds: PathBuf,
     /// Folder for the results.
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
@@ -37,10 +40,17 @@ enum Bench {
     Boot,
     /// Forwarding with NAT against nftables and the plain kernel.
     Datapath,
+    /// Instructions for each packet, in an emulated machine.
+    Instructions,
+    /// Where those instructions go, by function; not among all.
+    Profile,
 }
 
 fn main() -> Result<ExitCode> {
-    let Arguments { bench, image, out } = Arguments::parse();
+    if datapath::guest::inside::is_init() {
+        datapath::guest::inside::main();
+    }
+    let Arguments { bench, image, bounds, out } = Arguments::parse();
     let chosen = |one| bench == Bench::All || bench == one;
     let mut reports: Vec<Report> = Vec::new();
     if chosen(Bench::Size) {
@@ -51,6 +61,12 @@ fn main() -> Result<ExitCode> {
     }
     if chosen(Bench::Datapath) {
         reports.push(datapath::measure()?);
+    }
+    if chosen(Bench::Instructions) {
+        reports.push(datapath::instructions(&bounds)?);
+    }
+    if bench == Bench::Profile {
+        reports.push(datapath::profile()?);
     }
     let mut reached = true;
     for report in &reports {

@@ -42,6 +42,19 @@ impl Row {
         Self { name: name.to_owned(), unit: unit.to_owned(), ours, ok: true, ..Self::default() }
     }
 
+    /// Beside a peer's value, of which it is a bound-th part or less.
+    pub fn against(self, peer_name: &str, peer: f64, bound: Option<f64>) -> Self {
+        let ratio = peer / self.ours;
+        Self {
+            peer: Some(peer),
+            peer_name: peer_name.to_owned(),
+            ratio: Some(ratio),
+            bound,
+            ok: bound.is_none_or(|bound| ratio >= bound),
+            ..self
+        }
+    }
+
     /// A value without peer that must not be larger than `bound`.
     pub fn at_most(name: &str, unit: &str, ours: f64, bound: f64) -> Self {
         Self { bound: Some(bound), ok: ours <= bound, ..Self::figure(name, unit, ours) }

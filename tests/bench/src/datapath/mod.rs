@@ -1,103 +1,235 @@
-//! Forwarding with NAT: our tcx datapath, nftables masquerade, nftables flowtable, plain kernel
-//! forwarding, in one run.
+//! Forwarding with NAT: our datapath on XDP and tcx, nftables masquerade, nftables flowtable, plain
+//! kernel forwarding, a bare XDP redirect; in one run.
 //!
-//! 64-byte UDP frames of many established flows enter the stack of a device by BPF test-run live
-//! frames and leave by another; what is measured is the CPU time of the thread that drives them,
-//! per packet. The device that they leave by is a tap that nobody reads: it takes every frame and
-//! drops it at once, which costs the same for all. Modes are interleaved, medians count.
+//! - `clock`, `compare`, `scene`: what a packet costs, measured in turns, medians of each;
+//! - `frame`, `generator`, `bpf`: live frames of BPF test runs;
+//! - `router`, `mode`, `ours`: a router in a network namespace;
+//! - `pump`: bulk TCP between real stacks;
+//! - `instructions`, `guest`: the same in an emulated machine that counts instructions.
 
-mod live_frames;
+mod bpf;
+mod clock;
+mod compare;
+mod conntrack;
+mod frame;
+mod generator;
+pub mod guest;
+mod instructions;
+mod mode;
+mod ours;
+mod pump;
+mod reload;
 mod router;
+mod scene;
 
-use anyhow::{Result, ensure};
-use router::{Mode, Router};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use clock::Meter;
+use compare::Effort;
+use guest::{Figure, Profile, Task, bounds::Bounds, profile::Share};
+use mode::Mode;
+use router::{Downlink, Uplink};
+use scene::{Outcome, Scene, Traffic};
 
 use crate::report::{Report, Row};
 
-/// Rounds over all modes.
-const ROUNDS: usize = 15;
-/// Packets of one mode in one round.
-const PACKETS: u32 = 200_000;
-/// Ratio to nftables masquerade that must be reached.
-const BOUND: f64 = 1.5;
+/// Turns of many packets: other processes disturb some of them.
+const REAL: Effort = Effort { rounds: 21, packets: 192_000 };
 
-/// Measures all modes with 64 and with 1,024 flows.
+/// Ours, a peer, and how many times cheaper we must be.
+type Comparison = (Mode, Mode, Option<f64>);
+
+/// What is measured in CPU time.
+const SCENES: &[(Scene, &[Comparison])] = &[
+    (
+        Scene {
+            name: "64 B UDP, device to device",
+            modes: &[Mode::Xdp, Mode::Masquerade, Mode::Flowtable, Mode::Redirect],
+            uplink: Uplink::Veth,
+            downlink: Downlink::Wire,
+            traffic: Traffic::Established(1024),
+            capacity: 65_536,
+            rules: 0,
+            effort: REAL,
+        },
+        &[
+            (Mode::Xdp, Mode::Masquerade, Some(5.5)),
+            (Mode::Xdp, Mode::Flowtable, None),
+            (Mode::Xdp, Mode::Redirect, Some(0.8)),
+        ],
+    ),
+    (
+        Scene {
+            name: "64 B UDP, without a driver's receive path",
+            modes: &[Mode::Xdp, Mode::Masquerade, Mode::Redirect],
+            uplink: Uplink::Veth,
+            downlink: Downlink::Direct,
+            traffic: Traffic::Established(1024),
+            capacity: 65_536,
+            rules: 0,
+            effort: REAL,
+        },
+        &[(Mode::Xdp, Mode::Masquerade, Some(5.5)), (Mode::Xdp, Mode::Redirect, None)],
+    ),
+    (
+        Scene {
+            name: "64 B UDP",
+            modes: &[Mode::Tcx, Mode::Masquerade, Mode::Flowtable, Mode::Plain],
+            uplink: Uplink::Tap,
+            downlink: Downlink::Direct,
+            traffic: Traffic::Established(1024),
+            capacity: 65_536,
+            rules: 0,
+            effort: REAL,
+        },
+        &[
+            (Mode::Tcx, Mode::Masquerade, Some(1.8)),
+            (Mode::Tcx, Mode::Flowtable, None),
+            (Mode::Tcx, Mode::Plain, None),
+        ],
+    ),
+    (
+        Scene {
+            name: "TCP in GRO runs of 16",
+            modes: &[Mode::Xdp, Mode::Masquerade, Mode::Flowtable, Mode::Plain],
+            uplink: Uplink::Offload,
+            downlink: Downlink::Wire,
+            traffic: Traffic::Runs(64),
+            capacity: 65_536,
+            rules: 0,
+            effort: REAL,
+        },
+        &[
+            (Mode::Xdp, Mode::Masquerade, Some(1.8)),
+            (Mode::Xdp, Mode::Flowtable, None),
+            (Mode::Xdp, Mode::Plain, None),
+        ],
+    ),
+    (
+        Scene {
+            name: "64 B UDP, 1,048,576 flows",
+            modes: &[Mode::Xdp, Mode::Masquerade],
+            uplink: Uplink::Veth,
+            downlink: Downlink::Direct,
+            traffic: Traffic::Established(MANY),
+            capacity: MANY,
+            rules: 0,
+            effort: REAL,
+        },
+        &[(Mode::Xdp, Mode::Masquerade, Some(2.7))],
+    ),
+    (
+        Scene {
+            name: "new flows, 1,048,576 churned",
+            modes: &[Mode::Xdp, Mode::Masquerade],
+            uplink: Uplink::Veth,
+            downlink: Downlink::Direct,
+            traffic: Traffic::Churned(MANY),
+            capacity: MANY,
+            rules: 0,
+            effort: Effort { rounds: 7, packets: MANY / 16 / 8 },
+        },
+        &[(Mode::Xdp, Mode::Masquerade, Some(1.6))],
+    ),
+];
+
+/// The flows of a large site.
+const MANY: u32 = 1 << 20;
+
+/// Memory for them at most, in MiB.
+const MEMORY: f64 = 256.0;
+
+/// Measures CPU time.
 pub fn measure() -> Result<Report> {
+    let meter = Meter::new()?;
     let mut rows = Vec::new();
-    for flows in [64, 1024] {
-        measure_with(flows, &mut rows)?;
+    for (scene, comparisons) in SCENES {
+        let Outcome { costs, missing, memory } = scene.measure(meter)?;
+        compare(scene.name, "ns", &costs, &missing, comparisons, &mut rows)?;
+        if let (Traffic::Established(MANY), Some(bytes)) = (scene.traffic, memory) {
+            let mebibytes = bytes as f64 / f64::from(1 << 20);
+            rows.push(Row::at_most(
+                "memory of all maps, 1,048,576 flows",
+                "MiB",
+                mebibytes,
+                MEMORY,
+            ));
+        }
+    }
+    let costs = pump::measure(&[Mode::Tcx, Mode::Masquerade, Mode::Plain], meter)?;
+    let comparisons = [(Mode::Tcx, Mode::Masquerade, None), (Mode::Tcx, Mode::Plain, Some(1.0))];
+    compare("TCP between real stacks, a mebibyte", "us", &costs, &[], &comparisons, &mut rows)?;
+    for mode in [Mode::Xdp, Mode::Tcx] {
+        let outcome = reload::measure(mode)?;
+        let name = format!("{}: packets lost in reloads of 10,000 rules", mode.short());
+        rows.push(Row {
+            peer_name: format!("{} packets, {} reloads", outcome.sent, outcome.reloads),
+            ..Row::at_most(&name, "", outcome.lost as f64, 0.0)
+        });
     }
     Ok(Report { name: "datapath", rows })
 }
 
-fn measure_with(flows: u32, rows: &mut Vec<Row>) -> Result<()> {
-    let mut routers = Vec::new();
-    let mut missing = Vec::new();
-    for mode in Mode::ALL {
-        match Router::new(mode, flows) {
-            Ok(router) => routers.push((mode, router, Vec::new())),
-            // Only this peer may be missing: it is a module that this kernel may not have.
-            Err(error) if mode == Mode::Flowtable => missing.push((mode, format!("{error:#}"))),
-            Err(error) => return Err(error),
-        }
-    }
-    for (_, router, _) in &routers {
-        router.establish()?;
-    }
-    for round in 0..=ROUNDS {
-        for (mode, router, samples) in &mut routers {
-            let (nanoseconds, passed) = router.forward(PACKETS)?;
-            ensure!(
-                passed == u64::from(PACKETS),
-                "{}: {passed} of {PACKETS} packets were forwarded ({})",
-                mode.name(),
-                router.explain()
-            );
-            // The first round warms up.
-            if round > 0 {
-                samples.push(nanoseconds);
-            }
-        }
-    }
-    let median = |wanted: Mode| {
-        routers.iter().find(|(mode, ..)| *mode == wanted).map(|(.., samples)| {
-            let mut sorted = samples.clone();
-            sorted.sort_by(f64::total_cmp);
-            sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
-        })
-    };
-    let ours = median(Mode::Ours).unwrap_or(f64::NAN);
-    for mode in [Mode::Masquerade, Mode::Flowtable, Mode::Plain] {
-        let name = format!("tcx NAT, 64 B UDP, {flows} flows");
-        let row = Row::figure(&name, "ns", ours);
-        rows.push(match median(mode) {
-            Some(peer) => {
-                let ratio = peer / ours;
-                let bound = (mode == Mode::Masquerade).then_some(BOUND);
-                Row {
-                    peer: Some(peer),
-                    peer_name: mode.name().to_owned(),
-                    ratio: Some(ratio),
-                    bound,
-                    ok: bound.is_none_or(|bound| ratio >= bound),
-                    ..row
-                }
-            }
+/// Rows of comparisons.
+fn compare(
+    name: &str,
+    unit: &str,
+    costs: &[(Mode, f64)],
+    missing: &[(Mode, String)],
+    comparisons: &[Comparison],
+    rows: &mut Vec<Row>,
+) -> Result<()> {
+    let cost = |wanted| costs.iter().find(|(mode, _)| *mode == wanted).map(|(_, cost)| *cost);
+    for (ours, peer, bound) in comparisons {
+        let value = cost(*ours).context("ours was not measured")?;
+        let row = Row::figure(&format!("{}: {name}", ours.short()), unit, value);
+        rows.push(match cost(*peer) {
+            Some(peer_cost) => row.against(peer.name(), peer_cost, *bound),
             None => {
-                let why = missing.iter().find(|(absent, _)| *absent == mode);
-                let why = why.and_then(|(_, error)| {
-                    error.lines().find_map(|line| Some(line.split_once("Error: ")?.1))
-                });
-                Row {
-                    peer_name: format!(
-                        "{}: peer not available on this kernel ({})",
-                        mode.name(),
-                        why.unwrap_or_default()
-                    ),
-                    ..row
-                }
+                let why = missing.iter().find(|(mode, _)| mode == peer);
+                let why = why.map(|(_, why)| why.as_str()).unwrap_or_default();
+                Row { peer_name: format!("{}: {why}", peer.name()), ..row }
             }
         });
     }
     Ok(())
+}
+
+/// Counts instructions and holds them against the bounds in a file.
+///
+/// # Errors
+/// If the guest fails.
+pub fn instructions(bounds: &Path) -> Result<Report> {
+    let bounds = Bounds::read(bounds)?;
+    let figures: Vec<Figure> = guest::run(Task::Count)?;
+    Ok(Report { name: "instructions", rows: bounds.judge(&figures)? })
+}
+
+/// Where the instructions of the established path go: one report for each mode.
+///
+/// # Errors
+/// If the guest fails.
+pub fn profile() -> Result<Report> {
+    /// Functions that take less than this of a packet are summed up.
+    const LEAST: f64 = 0.01;
+    /// What an idle processor does while it waits, which costs no packet anything.
+    const IDLE: &str = "pv_native_safe_halt";
+    let profiles: Vec<Profile> = guest::run(Task::Profile)?;
+    let mut rows = Vec::new();
+    for Profile { figure, mut shares } in profiles {
+        let name = format!("{}, {}", figure.mode.name(), figure.scene);
+        rows.push(Row::figure(&name, "insn", figure.instructions));
+        shares.retain(|share| share.function != IDLE);
+        let busy: f64 = shares.iter().map(|share| share.share).sum();
+        let (large, small): (Vec<_>, Vec<_>) =
+            shares.into_iter().partition(|share| share.share >= LEAST);
+        let rest = small.iter().map(|share| share.share).sum();
+        let rest = Share { function: format!("{} others", small.len()), share: rest };
+        for Share { function, share } in large.into_iter().chain([rest]) {
+            let part = share / busy * figure.instructions;
+            rows.push(Row::figure(&format!("  {function}"), "insn", part));
+        }
+    }
+    Ok(Report { name: "profile", rows })
 }

@@ -1,293 +1,463 @@
 //! A router in a namespace, in one of the modes that are compared.
+//!
+//! ```text
+//! frames -> lan (veth) | router | wan -> sink
+//! ```
+//!
+//! The WAN is a veth device whose other end has an XDP program that counts frames and drops them, or
+//! a tap that nobody reads. Both cost the same for all modes.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     net::Ipv4Addr,
-    os::fd::OwnedFd,
-    path::PathBuf,
-    process::{Command, Stdio},
+    os::fd::{AsRawFd, OwnedFd},
 };
 
 use anyhow::{Context, Result, ensure};
 use portcullis_bus::network::InterfaceStatus;
-use portcullis_datapath_abi::Counter;
-use portcullis_firewall::{
-    compile::{Standing, compile},
-    datapath::Datapath,
-    install::{InForce, install},
-};
-use portcullis_model::{Document, part::FirewallPart};
 use portcullis_netns::{Namespace, execute};
 
-use super::live_frames::{FIRST_PORT, FRAME, Generator, Vary};
+use super::{
+    bpf::{Words, XdpProgram, instruction, load_value},
+    clock::Meter,
+    conntrack,
+    frame::{Content, FIRST_PORT, PORTS, Template},
+    generator::{Generator, Numbered, Order, Then},
+    mode::Mode,
+    ours::{Ours, Settings},
+};
 
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 100);
 const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const WAN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 const SERVER_PORT: u16 = 9;
-/// The tap and the host do not exist as machines; only their addresses matter.
+/// The host and the provider's router do not exist as machines; only their addresses matter.
 const NEIGHBOUR: &str = "02:00:00:00:00:99";
 
-/// What forwards.
+/// Frames that XDP hands to a device at once (DEV_MAP_BULK_SIZE in Linux).
+const XDP_BULK: u32 = 16;
+
+/// Frames that a tap keeps for its reader, rounded up to whole bulks.
+const TAP_QUEUE: u32 = 1024;
+
+/// What the WAN is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Mode {
-    /// Our datapath on tcx.
-    Ours,
-    /// nftables: stateful filter and masquerade.
-    Masquerade,
-    /// The same with a software flowtable.
-    Flowtable,
-    /// The kernel, without filter and NAT.
-    Plain,
+pub enum Uplink {
+    /// A tap that nobody reads: it takes every frame and drops it at once.
+    Tap,
+    /// The same, and like a NIC it takes aggregated TCP segments and writes checksums by itself.
+    Offload,
+    /// A veth device, which sends frames that XDP redirects to it.
+    Veth,
 }
 
-impl Mode {
-    /// All, in the order in which they take turns.
-    pub const ALL: [Self; 4] = [Self::Ours, Self::Masquerade, Self::Flowtable, Self::Plain];
+/// How frames come in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Downlink {
+    /// They begin at the LAN device.
+    Direct,
+    /// They come out of the device at the other end of the LAN, so that the LAN's NAPI receives
+    /// them: with XDP, or with GRO and the stack.
+    Wire,
+}
 
-    /// For tables.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ours => "Portcullis tcx",
-            Self::Masquerade => "nftables masquerade",
-            Self::Flowtable => "nftables flowtable",
-            Self::Plain => "plain kernel forwarding",
-        }
-    }
-
-    fn ruleset(self) -> Option<String> {
-        let (flowtable, offload) = match self {
-            Self::Masquerade => ("", ""),
-            Self::Flowtable => (
-                "flowtable ft { hook ingress priority 0; devices = { lan, wan }; }",
-                "ip protocol udp flow add @ft",
-            ),
-            Self::Ours | Self::Plain => return None,
-        };
-        Some(format!(
-            "table ip router {{
-                {flowtable}
-                chain forward {{
-                    type filter hook forward priority 0; policy drop;
-                    {offload}
-                    ct state established,related accept
-                    iifname lan oifname wan accept
-                }}
-                chain postrouting {{
-                    type nat hook postrouting priority 100;
-                    oifname wan masquerade
-                }}
-            }}"
-        ))
-    }
+/// What to build.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// What forwards.
+    pub mode: Mode,
+    /// What the WAN is.
+    pub uplink: Uplink,
+    /// How frames come in.
+    pub downlink: Downlink,
+    /// Flows that our table holds.
+    pub capacity: u32,
+    /// Rules of our policy.
+    pub rules: u32,
 }
 
 /// The router.
 pub struct Router {
-    mode: Mode,
-    namespace: Namespace,
-    lan: u32,
-    requests: Generator,
-    answers: Generator,
-    flows: u32,
-    // Kept for what it holds open or removes when it goes.
-    _occupied: OwnedFd,
-    _tap: File,
-    _peer: Namespace,
-    datapath: Option<(Datapath, Pins)>,
+    plan: Plan,
+    router: Namespace,
+    host: Namespace,
+    lan: Device,
+    wan: Device,
+    /// The LAN's other end.
+    wire: Device,
+    program: Option<XdpProgram>,
+    ours: Option<Ours>,
+    sink: Option<Sink>,
+    // Kept for what they hold open.
+    _attached: Vec<OwnedFd>,
+    _tap: Option<File>,
+    _provider: Namespace,
 }
 
-/// A folder in the BPF file system that goes away with this value.
-struct Pins(PathBuf);
+/// A network device.
+pub struct Device {
+    index: u32,
+    mac: [u8; 6],
+}
 
-impl Drop for Pins {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// Which way packets go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Way {
+    /// From the LAN to the WAN.
+    Out,
+    /// Back.
+    Back,
 }
 
 impl Router {
-    /// Builds one for a number of flows.
-    pub fn new(mode: Mode, flows: u32) -> Result<Self> {
-        let namespace = Namespace::new("bench")?;
-        let peer = Namespace::new("benchp")?;
-        // Its neighbour discovery would be counted among the packets.
-        namespace.run("sysctl -qw net.ipv6.conf.default.disable_ipv6=1")?;
-        namespace.join("lan", &peer, "eth0")?;
-        let tap = namespace.tap("wan", false)?;
+    /// Builds one.
+    pub fn new(plan: Plan) -> Result<Self> {
+        let router = Namespace::new("bench")?;
+        let host = Namespace::new("benchh")?;
+        let provider = Namespace::new("benchp")?;
+        // Neighbour discovery would be counted among the packets.
+        for namespace in [&router, &host, &provider] {
+            namespace.run("sysctl -qw net.ipv6.conf.default.disable_ipv6=1")?;
+        }
+        router.join("lan", &host, "eth0")?;
+        let tap = match plan.uplink {
+            Uplink::Tap => Some(router.tap("wan", false)?),
+            Uplink::Offload => {
+                let tap = router.tap("wan", true)?;
+                offload(&tap)?;
+                Some(tap)
+            }
+            Uplink::Veth => {
+                router.join("wan", &provider, "eth0")?;
+                None
+            }
+        };
         for line in [
             "tc qdisc replace dev wan root noqueue",
-            "sysctl -qw net.ipv4.conf.all.rp_filter=0",
-            "sysctl -qw net.ipv4.conf.default.rp_filter=0",
-            "sysctl -qw net.ipv4.conf.lan.rp_filter=0",
-            "sysctl -qw net.ipv4.ip_forward=1",
+            "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.lan.rp_filter=0 \
+             net.ipv4.conf.wan.rp_filter=0 net.ipv4.ip_forward=1",
             &format!("ip address add {WAN}/24 dev wan"),
-            "ip address add 192.168.77.1/24 dev lan",
+            "ip address add 192.168.0.1/16 dev lan",
             &format!("ip neigh add 198.51.100.1 lladdr {NEIGHBOUR} dev wan nud permanent"),
             &format!("ip neigh add {HOST} lladdr {NEIGHBOUR} dev lan nud permanent"),
             "ip route add default via 198.51.100.1",
         ] {
-            namespace.run(line)?;
+            router.run(line)?;
         }
-        if let Some(ruleset) = mode.ruleset() {
+        if let Some(ruleset) = plan.mode.ruleset() {
             let folder = tempfile::tempdir()?;
             let path = folder.path().join("rules.nft");
-            std::fs::write(&path, ruleset)?;
-            execute(namespace.command("nft").arg("-f").arg(&path))?;
+            fs::write(&path, ruleset)?;
+            execute(router.command("nft").arg("-f").arg(&path))?;
         }
-        let status = |name: &str, device: &str, address: String| -> Result<InterfaceStatus> {
-            let read = |file: &str| {
-                let path = format!("/sys/class/net/{device}/{file}");
-                namespace.run(&format!("cat {path}")).map(|text| text.trim().to_owned())
-            };
-            Ok(InterfaceStatus {
-                name: name.to_owned(),
-                device: device.to_owned(),
-                index: read("ifindex")?.parse()?,
-                mac: read("address")?,
-                zone: name.to_owned(),
-                addresses: vec![address],
-                ..InterfaceStatus::default()
-            })
-        };
+        let lan = Device::of(&router, "lan")?;
+        let wan = Device::of(&router, "wan")?;
+        let wire = Device::of(&host, "eth0")?;
         let interfaces = [
-            status("lan", "lan", "192.168.77.1/24".to_owned())?,
-            status("wan", "wan", format!("{WAN}/24"))?,
+            status("lan", &lan, "192.168.0.1/16".to_owned()),
+            status("wan", &wan, format!("{WAN}/24")),
         ];
-        let [lan, _] = &interfaces;
-        let mut mac = [0; 6];
-        for (to, from) in mac.iter_mut().zip(lan.mac.split(':')) {
-            *to = u8::from_str_radix(from, 16)?;
-        }
-        let lan = lan.index;
-        let datapath = match mode {
-            Mode::Ours => Some(attach(&namespace, &interfaces)?),
-            Mode::Masquerade | Mode::Flowtable | Mode::Plain => None,
+        let mut attached = Vec::new();
+        let sink = match plan.uplink {
+            Uplink::Tap | Uplink::Offload => None,
+            Uplink::Veth => {
+                let sink = Sink::new()?;
+                let device = Device::of(&provider, "eth0")?;
+                attached.push(provider.enter(|| sink.program.attach(device.index))?);
+                Some(sink)
+            }
         };
-        let request = frame(mac, (HOST, FIRST_PORT), (SERVER, SERVER_PORT));
-        let answer = frame(mac, (SERVER, SERVER_PORT), (WAN, FIRST_PORT));
-        let requests = Generator::new(request, Vary::Source, flows)?;
-        let occupied = namespace.enter(|| requests.occupy(lan))?;
+        // Frames begin on it, or XDP sends to it.
+        attached.push(occupy(&host, &wire)?);
+        let mut ours = None;
+        if plan.mode.is_ours() {
+            let xdp = plan.mode == Mode::Xdp;
+            let settings = Settings { xdp, capacity: plan.capacity, rules: plan.rules };
+            ours = Some(Ours::attach(&router, &interfaces, settings)?);
+        }
+        let program = match (plan.mode, &ours) {
+            (Mode::Xdp, Some(ours)) => Some(ours.xdp()?),
+            (Mode::Redirect, _) => Some(redirect(wan.index)?),
+            _ => None,
+        };
+        if plan.mode != Mode::Xdp {
+            if plan.uplink == Uplink::Veth {
+                attached.push(occupy(&router, &wan)?);
+            }
+            match (plan.downlink, &program) {
+                (Downlink::Wire, Some(program)) => {
+                    attached.push(router.enter(|| program.attach(lan.index))?);
+                }
+                (Downlink::Wire, None) => router.run("ethtool -K lan gro on").map(drop)?,
+                (Downlink::Direct, _) => attached.push(occupy(&router, &lan)?),
+            }
+        }
         Ok(Self {
-            mode,
-            namespace,
+            plan,
+            router,
+            host,
             lan,
-            requests,
-            answers: Generator::new(answer, Vary::Destination, flows)?,
-            flows,
-            _occupied: occupied,
+            wan,
+            wire,
+            program,
+            ours,
+            sink,
+            _attached: attached,
             _tap: tap,
-            _peer: peer,
-            datapath,
+            _provider: provider,
         })
     }
 
-    /// Opens the flows, and has them answered where that makes a difference: connection tracking
-    /// calls a flow established after its first answer only. (Ours is the same before and after,
-    /// and takes no answer that comes in by the wrong interface, as these do.)
-    pub fn establish(&self) -> Result<()> {
-        let packets = self.flows * 20;
-        self.forward(packets)?;
-        if matches!(self.mode, Mode::Masquerade | Mode::Flowtable) {
-            self.namespace.enter(|| self.answers.send(self.lan, packets))?;
+    /// What it was built as.
+    pub fn mode(&self) -> Mode {
+        self.plan.mode
+    }
+
+    /// Frames of a number of flows (a power of two) in this direction.
+    pub fn frames(
+        &self,
+        content: Content,
+        way: Way,
+        order: Order,
+        flows: u32,
+    ) -> Result<Generator> {
+        let then = match (self.plan.downlink, way, &self.program) {
+            (Downlink::Wire, Way::Out, _) => Then::Redirect(self.wire.index),
+            (_, _, Some(program)) => Then::Call(program),
+            _ => Then::Pass,
+        };
+        let own_mac = match way {
+            Way::Out => self.lan.mac,
+            Way::Back => self.wan.mac,
+        };
+        // Flows that the ports cannot number go to other servers. One of them is the first of its
+        // block, so that its number can be added to its address.
+        let server = if flows > PORTS { Ipv4Addr::new(203, 0, 112, 0) } else { SERVER };
+        let [_, _, high, low] = server.octets();
+        let low = u16::from_be_bytes([high, low]);
+        let (from, to, numbered) = match way {
+            Way::Out => ((HOST, FIRST_PORT), (server, SERVER_PORT), Numbered::Source),
+            Way::Back => ((server, SERVER_PORT), (WAN, FIRST_PORT), Numbered::Destination),
+        };
+        let template = Template::new(content, own_mac, from, to, low);
+        Generator::new(template, low, numbered, order, flows, &then)
+    }
+
+    /// Opens UDP flows and has them answered, as connection tracking calls a flow established only
+    /// then.
+    pub fn establish(&self, flows: u32) -> Result<()> {
+        // A tap counts nothing until its queue is full.
+        let requests = self.frames(Content::Udp, Way::Out, Order::InTurn, flows)?;
+        self.send(&requests, Way::Out, flows.max(TAP_QUEUE))?;
+        if self.plan.mode.translates() {
+            let answers = self.frames(Content::Udp, Way::Back, Order::InTurn, flows)?;
+            self.send(&answers, Way::Back, flows)?;
         }
         Ok(())
     }
 
-    /// Has packets of the flows forwarded; CPU time of each in nanoseconds, and how many came out.
-    pub fn forward(&self, packets: u32) -> Result<(f64, u64)> {
-        let before = self.sent()?;
-        let nanoseconds = self.namespace.enter(|| self.requests.send(self.lan, packets))?;
-        Ok((nanoseconds, self.sent()? - before))
+    /// Opens TCP connections: both SYNs and the first acknowledgement.
+    pub fn connect(&self, flows: u32) -> Result<()> {
+        for (content, way, count) in [
+            (Content::Syn, Way::Out, flows),
+            (Content::SynAck, Way::Back, flows),
+            // A tap counts nothing until its queue is full.
+            (Content::Segment(4), Way::Out, flows.max(TAP_QUEUE)),
+        ] {
+            if way == Way::Out || self.plan.mode.translates() {
+                self.send(&self.frames(content, way, Order::InTurn, flows)?, way, count)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has frames of these forwarded to the WAN; cost of each.
+    ///
+    /// # Errors
+    /// If not all of them came out as they should.
+    pub fn forward(&mut self, frames: &Generator, packets: u32, meter: Meter) -> Result<f64> {
+        let before = self.arrived()?;
+        let cost = match self.plan.downlink {
+            Downlink::Direct => self.router.enter(|| cost(frames, self.lan.index, packets, meter)),
+            Downlink::Wire => self.host.enter(|| cost(frames, self.wire.index, packets, meter)),
+        }?;
+        let passed = self.arrived()? - before;
+        // A tap counts what the stack aggregated as one, and one of each bulk that XDP sends.
+        let together = match self.plan.uplink {
+            Uplink::Offload => XDP_BULK.min(frames.in_a_row()),
+            Uplink::Tap | Uplink::Veth => 1,
+        };
+        ensure!(
+            passed == u64::from(packets / together),
+            "{}: {passed} of {packets} packets were forwarded and translated ({})",
+            self.plan.mode.name(),
+            self.explain()
+        );
+        Ok(cost)
+    }
+
+    /// Ends all flows.
+    pub fn forget(&mut self) -> Result<()> {
+        match &mut self.ours {
+            Some(ours) => ours.forget(),
+            None => self.router.enter(conntrack::flush),
+        }
+    }
+
+    /// Our firewall, if that is what forwards.
+    pub fn ours(&self) -> Option<&Ours> {
+        self.ours.as_ref()
+    }
+
+    /// Our firewall, to be looked after by the caller, who keeps it for as long as packets flow.
+    pub fn take_ours(&mut self) -> Option<Ours> {
+        self.ours.take()
+    }
+
+    /// Runs `body` in the router's namespace.
+    pub fn enter<T: Send>(&self, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        self.router.enter(body)
+    }
+
+    /// Has frames of these sent, whatever becomes of them.
+    pub fn send(&self, frames: &Generator, way: Way, packets: u32) -> Result<()> {
+        match (self.plan.downlink, way) {
+            (Downlink::Wire, Way::Out) => self.host.enter(|| frames.send(self.wire.index, packets)),
+            (Downlink::Direct, Way::Out) => {
+                self.router.enter(|| frames.send(self.lan.index, packets))
+            }
+            (_, Way::Back) => self.router.enter(|| frames.send(self.wan.index, packets)),
+        }
     }
 
     /// What became of packets, as far as this mode can tell.
-    pub fn explain(&mut self) -> String {
-        let Some((datapath, _)) = &mut self.datapath else {
-            return String::new();
-        };
-        let counters = Counter::ALL.iter().filter_map(|counter| {
-            let count = datapath.maps().counter(*counter).ok()?;
-            (count.packets > 0).then(|| format!("{} {}", counter.name(), count.packets))
-        });
-        counters.collect::<Vec<_>>().join(", ")
+    fn explain(&mut self) -> String {
+        self.ours.as_mut().map(Ours::explain).unwrap_or_default()
     }
 
-    /// Packets that reached the tap, whether it had room for them or not.
-    fn sent(&self) -> Result<u64> {
-        let folder = "/sys/class/net/wan/statistics";
-        let text = self.namespace.run(&format!("cat {folder}/tx_packets {folder}/tx_dropped"))?;
-        let mut sum = 0;
-        for line in text.lines() {
-            sum += line.parse::<u64>().with_context(|| text.clone())?;
+    /// Packets that came out as they should.
+    pub fn arrived(&self) -> Result<u64> {
+        if let Some(sink) = &self.sink {
+            let [all, translated] = sink.counts.get()?;
+            return Ok(if self.plan.mode.translates() { translated } else { all });
         }
-        Ok(sum)
+        // A tap counts what it had room for and what it dropped.
+        let table = self.router.enter(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
+        let line = table
+            .lines()
+            .find_map(|line| line.trim_start().strip_prefix("wan:"))
+            .context("no line for wan in /proc/net/dev")?;
+        let fields: Vec<u64> = line.split_whitespace().flat_map(str::parse).collect();
+        // Eight fields of reception; of transmission bytes, packets, errors, dropped.
+        fields.get(9).zip(fields.get(11)).map(|(sent, dropped)| sent + dropped).context("fields")
     }
 }
 
-fn attach(namespace: &Namespace, interfaces: &[InterfaceStatus]) -> Result<(Datapath, Pins)> {
-    let mounts = std::fs::read_to_string("/proc/mounts")?;
-    if !mounts.lines().any(|line| line.split(' ').nth(1) == Some("/sys/fs/bpf")) {
-        execute(
-            Command::new("mount").args(["-t", "bpf", "bpf", "/sys/fs/bpf"]).stdin(Stdio::null()),
+fn cost(frames: &Generator, device: u32, packets: u32, meter: Meter) -> Result<f64> {
+    let before = meter.read()?;
+    frames.send(device, packets)?;
+    let spent = meter.read()?.checked_sub(before).context("the clock ran backwards")?;
+    Ok(spent as f64 / f64::from(packets))
+}
+
+impl Device {
+    /// The one of this name.
+    pub fn of(namespace: &Namespace, name: &str) -> Result<Self> {
+        let line = namespace.run(&format!("ip -o link show dev {name}"))?;
+        let index = line.split(':').next().context("index")?.trim().parse()?;
+        let text = line.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next());
+        let mut mac = [0; 6];
+        for (to, from) in mac.iter_mut().zip(text.context("hardware address")?.split(':')) {
+            *to = u8::from_str_radix(from, 16)?;
+        }
+        Ok(Self { index, mac })
+    }
+}
+
+/// Gives a device on which frames begin the receive queue that they need: a veth device has one only
+/// with a program. It sees no packet of these.
+fn occupy(namespace: &Namespace, device: &Device) -> Result<OwnedFd> {
+    let pass = [instruction(0xb7, 0, 0, 0, 2), instruction(0x95, 0, 0, 0, 0)];
+    let program = XdpProgram::load("idle", &pass)?;
+    namespace.enter(|| program.attach(device.index))
+}
+
+fn offload(tap: &File) -> Result<()> {
+    const CHECKSUM_AND_TSO4: libc::c_ulong = 3;
+    // SAFETY: TUNSETOFFLOAD takes a number.
+    let result = unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETOFFLOAD, CHECKSUM_AND_TSO4) };
+    ensure!(result == 0, "TUNSETOFFLOAD: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+/// What the network service would say of it.
+pub fn status(name: &str, device: &Device, address: String) -> InterfaceStatus {
+    InterfaceStatus {
+        name: name.to_owned(),
+        device: name.to_owned(),
+        index: device.index,
+        mac: device.mac.map(|byte| format!("{byte:02x}")).join(":"),
+        zone: name.to_owned(),
+        addresses: vec![address],
+        ..InterfaceStatus::default()
+    }
+}
+
+/// Drops frames; counts them, and those from the WAN's address.
+struct Sink {
+    program: XdpProgram,
+    counts: Words<2>,
+}
+
+impl Sink {
+    fn new() -> Result<Self> {
+        let counts = Words::new()?;
+        let [load, load_more] = load_value(1, &counts);
+        let program = XdpProgram::load(
+            "sink",
+            &[
+                instruction(0x61, 2, 1, 0, 0), // r2 = data
+                instruction(0x61, 3, 1, 4, 0), // r3 = data_end
+                instruction(0xbf, 4, 2, 0, 0),
+                instruction(0x07, 4, 0, 0, 34),
+                instruction(0x2d, 4, 3, 10, 0), // if too short, out
+                instruction(0x61, 5, 2, 26, 0), // r5 = source address
+                load,
+                load_more,
+                instruction(0x79, 0, 1, 0, 0),
+                instruction(0x07, 0, 0, 0, 1),
+                instruction(0x7b, 1, 0, 0, 0),
+                instruction(0x56, 5, 0, 3, u32::from_ne_bytes(WAN.octets())), // if w5 != WAN, out
+                instruction(0x79, 0, 1, 8, 0),
+                instruction(0x07, 0, 0, 0, 1),
+                instruction(0x7b, 1, 0, 8, 0),
+                instruction(0xb7, 0, 0, 0, 1), // out: XDP_DROP
+                instruction(0x95, 0, 0, 0, 0),
+            ],
         )?;
+        Ok(Self { program, counts })
     }
-    let pins = Pins(PathBuf::from(format!("/sys/fs/bpf/{}", namespace.name())));
-    let part = FirewallPart::of(&Document::parse("")?);
-    let datapath = namespace.enter(|| {
-        let mut datapath = Datapath::open(&pins.0, part.firewall.max_flows)?;
-        let zones = datapath.maps().zones()?;
-        let desired =
-            compile(&part, interfaces, &Standing { zones: &zones, ..Standing::default() });
-        install(datapath.maps(), &desired, &mut InForce::default())?;
-        datapath.maps().next_generation()?;
-        let failures = datapath.attach(&desired.devices);
-        ensure!(failures.is_empty(), "{failures:?}");
-        Ok(datapath)
-    })?;
-    Ok((datapath, pins))
 }
 
-/// A UDP frame with correct checksums.
-fn frame(mac: [u8; 6], from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> [u8; FRAME] {
-    let mut frame = Vec::with_capacity(FRAME);
-    frame.extend(mac);
-    frame.extend([2, 0, 0, 0, 0, 0x99, 8, 0]);
-    let length = (FRAME - 14) as u16;
-    frame.extend([0x45, 0]);
-    frame.extend(length.to_be_bytes());
-    frame.extend([0, 1, 0x40, 0, 64, 17, 0, 0]);
-    frame.extend(from.0.octets());
-    frame.extend(to.0.octets());
-    let checksum = sum(frame.get(14..).unwrap_or_default(), 0);
-    if let Some(field) = frame.get_mut(24..26) {
-        field.copy_from_slice(&checksum.to_be_bytes());
-    }
-    let udp_length = length - 20;
-    frame.extend(from.1.to_be_bytes());
-    frame.extend(to.1.to_be_bytes());
-    frame.extend(udp_length.to_be_bytes());
-    frame.extend([0, 0]);
-    // The generator writes the varying port, and its complement here.
-    frame.extend((!FIRST_PORT).to_be_bytes());
-    frame.resize(FRAME, 0);
-    let pseudo = sum(&[from.0.octets(), to.0.octets()].concat(), 17 + u32::from(udp_length));
-    let checksum = sum(frame.get(34..).unwrap_or_default(), u32::from(!pseudo));
-    if let Some(field) = frame.get_mut(40..42) {
-        field.copy_from_slice(&checksum.to_be_bytes());
-    }
-    frame.try_into().unwrap_or([0; FRAME])
-}
-
-/// Internet checksum (RFC 1071).
-fn sum(bytes: &[u8], start: u32) -> u16 {
-    let mut total = start;
-    for pair in bytes.chunks(2) {
-        let [high, low] = [pair.first(), pair.get(1)].map(|byte| byte.copied().unwrap_or(0));
-        total += u32::from(u16::from_be_bytes([high, low]));
-    }
-    while total >> 16 != 0 {
-        total = (total & 0xffff) + (total >> 16);
-    }
-    !(total as u16)
+/// A program that writes the Ethernet addresses and redirects: what any router must do.
+fn redirect(device: u32) -> Result<XdpProgram> {
+    XdpProgram::load(
+        "redirect",
+        &[
+            instruction(0x61, 2, 1, 0, 0), // r2 = data
+            instruction(0x61, 3, 1, 4, 0), // r3 = data_end
+            instruction(0xbf, 4, 2, 0, 0),
+            instruction(0x07, 4, 0, 0, 14),
+            instruction(0x2d, 4, 3, 7, 0), // if too short, out
+            instruction(0x62, 2, 0, 0, 0x2),
+            instruction(0x62, 2, 0, 4, 0x2_9900),
+            instruction(0x62, 2, 0, 8, 0x9900_0000),
+            instruction(0xb7, 1, 0, 0, device),
+            instruction(0xb7, 2, 0, 0, 0),
+            instruction(0x85, 0, 0, 0, 23), // bpf_redirect
+            instruction(0x95, 0, 0, 0, 0),
+            instruction(0xb7, 0, 0, 0, 0), // out: XDP_ABORTED
+            instruction(0x95, 0, 0, 0, 0),
+        ],
+    )
 }
