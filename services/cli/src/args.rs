@@ -149,6 +149,22 @@ pub enum FirewallCommand {
         #[arg(long = "as", value_name = "FORMAT", default_value = "toml")]
         format: Format,
     },
+    /// Put rules, sets and translations from a YAML or JSON file into the configuration, and apply it
+    #[command(
+        after_help = "Tables are those of the document's [firewall]: addresses, ports, schedules, \
+                      policies, rules, port_forwards, static_nat, source_nat. What has the name of \
+                      something that is there replaces it, all else is added."
+    )]
+    Import {
+        /// File, or `-` for standard input; JSON if its name ends in .json, else YAML
+        file: Source,
+        /// Only say what is wrong, and change nothing
+        #[arg(long)]
+        check: bool,
+        /// Tables of the file replace those of the document as a whole
+        #[arg(long)]
+        replace: bool,
+    },
     /// Say what would become of a packet that opens a flow, without sending anything
     #[command(
         after_help = "Example: pctl firewall explain tcp 192.168.77.5:1234 -> 203.0.113.5:443 in lan"
@@ -175,6 +191,8 @@ pub enum Format {
     Toml,
     /// The same, for programs.
     Json,
+    /// Rules, sets and translations as `import` reads them.
+    Yaml,
     /// A ruleset for nft.
     Nft,
 }
@@ -282,9 +300,8 @@ impl Command {
     /// The document that must be read before the command runs, if it is about one.
     pub fn document(&self) -> Option<&Source> {
         match self {
-            Self::Config(ConfigCommand::Check { file } | ConfigCommand::Apply { file }) => {
-                Some(file)
-            }
+            Self::Config(ConfigCommand::Check { file } | ConfigCommand::Apply { file })
+            | Self::Firewall(FirewallCommand::Import { file, .. }) => Some(file),
             _ => None,
         }
     }

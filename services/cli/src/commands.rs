@@ -104,7 +104,7 @@ pub async fn run(cli: &Cli, document: Option<String>, out: &mut dyn Write) -> Re
         Command::Drops { watch: false } => datapath::drops(json, out).await,
         Command::Drops { watch: true } => datapath::watch_drops(json, out).await,
         Command::Capture(capture) => capture::run(capture, json, out).await,
-        Command::Firewall(command) => firewall::run(command, json, out).await,
+        Command::Firewall(command) => firewall::run(command, document, json, out).await,
         Command::Log { follow, service, level, lines } => {
             let query = log::Query { follow: *follow, service: service.as_deref(), level: *level };
             log::run(query, *lines, json, out).await

@@ -243,3 +243,53 @@ allow: from lan to wan (rule `web`)
     assert!(code == 2 && error.contains("an address or prefix is needed"), "{error}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rules_are_imported_through_the_documents_own_transaction() -> Result<()> {
+    let lab = Lab::new()?;
+    let folder = tempfile::tempdir()?;
+    let write = |name: &str, text: &str| -> Result<String> {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text)?;
+        Ok(path.to_str().context("path")?.to_owned())
+    };
+    let rules = write(
+        "rules.yaml",
+        "\
+rules:
+  - name: web
+    from: wan
+    to: lan
+    destinations: [192.168.77.20]
+    protocols: [tcp]
+    destination_ports: [80, 443]
+    action: allow
+",
+    )?;
+    assert_eq!(
+        lab.text(&["firewall", "import", "--check", &rules]).await?,
+        "valid; nothing was changed\n"
+    );
+    let applied = lab.text(&["firewall", "import", &rules]).await?;
+    assert!(applied.starts_with("in force as generation 5\n"), "{applied}");
+    let received = lab.config.received.lock().unwrap().clone();
+    assert_eq!(received.len(), 2);
+    let document = portcullis_model::Document::parse(&received[1])?;
+    assert_eq!(document.firewall.rules.len(), 1);
+    assert_eq!(document.firewall.rules[0].name.as_str(), "web");
+    assert_eq!(document.firewall.zones.len(), 2, "what the file does not name stays");
+
+    let wrong = write(
+        "rules.json",
+        r#"{"rules":[{"name":"web","from":"wan","to":"moon","action":"allow"}]}"#,
+    )?;
+    let output = lab.run(&["firewall", "import", &wrong]).await?;
+    let told = String::from_utf8(output.stdout)?;
+    assert!(told.contains("moon"), "{told}");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(lab.config.received.lock().unwrap().len(), 2, "nothing was sent");
+
+    let yaml = lab.text(&["firewall", "show", "--as", "yaml"]).await?;
+    assert!(yaml.contains("policies:"), "{yaml}");
+    Ok(())
+}

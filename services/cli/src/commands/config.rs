@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Five services may take 20 s each over their parts.
-const APPLY_TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) const APPLY_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub(super) async fn run(
     command: &ConfigCommand,
@@ -69,7 +69,7 @@ pub(super) async fn run(
     }
 }
 
-fn applied(
+pub(super) fn applied(
     report: &ApplyReport,
     json: bool,
     out: &mut dyn Write,
@@ -95,7 +95,7 @@ fn applied(
     if refused.is_empty() { Ok(()) } else { Err(Failure::NotEverywhere(refused)) }
 }
 
-fn refuse(
+pub(super) fn refuse(
     problems: &[Problem],
     json: bool,
     out: &mut dyn Write,
@@ -112,7 +112,7 @@ fn refuse(
     Err(Failure::Invalid(problems.len()))
 }
 
-async fn config<T, F>(limit: Duration, ask: F) -> std::result::Result<T, PeerError>
+pub(super) async fn config<T, F>(limit: Duration, ask: F) -> std::result::Result<T, PeerError>
 where
     F: AsyncFnOnce(ConfigBusProxy<'static>) -> Result<T>,
 {
