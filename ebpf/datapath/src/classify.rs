@@ -119,6 +119,17 @@ pub fn classify<T: PolicyTables>(tables: &T, question: &Question<'_>) -> Ruling 
     ruling
 }
 
+/// What is known of a packet on the way to its rule.
+struct Search {
+    bank: u32,
+    /// Dimensions that the rules of the pair ask for.
+    asked: u32,
+    /// Blocks that may have the rule.
+    blocks: u64,
+    /// Class in each dimension; the header is the class of no bits.
+    classes: [u32; 5],
+}
+
 /// Line of the rule that decides, or of the pair.
 #[inline(always)]
 fn deciding_line<T: PolicyTables>(tables: &T, bank: u32, question: &Question<'_>) -> u32 {
@@ -129,68 +140,72 @@ fn deciding_line<T: PolicyTables>(tables: &T, bank: u32, question: &Question<'_>
     let Some(pair) = tables.line(bank, zones) else {
         return HEADER;
     };
-    let mut blocks = pair.word(1);
-    if blocks == 0 {
-        return zones;
-    }
-    let asked = pair.high(2);
-    // In the order of `Dimension`. The header is the class of no bits.
-    let mut classes = [HEADER; 5];
-    for dimension in Dimension::ALL {
-        if asked & dimension.bit() == 0 {
-            continue;
-        }
-        let class = class(tables, bank, header, question, dimension);
-        let (Some(of_class), Some(of_any)) =
-            (tables.line(bank, class), tables.line(bank, any(dimension)))
-        else {
-            return HEADER;
-        };
-        blocks &= of_class.word(0) | of_any.word(0);
-        // Nothing fits, so the other dimensions need not be asked.
-        if blocks == 0 {
-            return zones;
-        }
-        if let Some(slot) = classes.get_mut(dimension as usize) {
-            *slot = class;
-        }
-    }
+    // The last word is 0, the class of no bits; only the verifier must not know, lest it follows each
+    // dimension's absence through all that comes.
+    let mut search =
+        Search { bank, asked: pair.high(2), blocks: pair.word(1), classes: [header.low(3); 5] };
+    // One after the other in so many words: with a loop the verifier would have to follow an index
+    // into the stack. The cheapest comes first; once nothing fits, no other is asked.
+    narrow(tables, question, &mut search, Dimension::Service);
+    narrow(tables, question, &mut search, Dimension::Source);
+    narrow(tables, question, &mut search, Dimension::Destination);
+    narrow(tables, question, &mut search, Dimension::SourcePort);
+    narrow(tables, question, &mut search, Dimension::Mac);
     for _ in 0..BLOCKS {
-        if blocks == 0 {
+        if search.blocks == 0 {
             break;
         }
-        let block = blocks.trailing_zeros();
-        blocks &= blocks - 1;
-        if let Some(bit) = first_fit(tables, bank, pair, asked, &classes, block) {
+        let block = search.blocks.trailing_zeros();
+        search.blocks &= search.blocks - 1;
+        if let Some(bit) = first_fit(tables, pair, &search, block) {
             return header.high(1).wrapping_add(block * BLOCK_BITS + bit);
         }
     }
     zones
 }
 
-/// The class that the packet belongs to in a dimension.
+/// Leaves only the blocks that may have a rule for the packet's class in a dimension.
 #[inline(always)]
-fn class<T: PolicyTables>(
+fn narrow<T: PolicyTables>(
+    tables: &T,
+    question: &Question<'_>,
+    search: &mut Search,
+    dimension: Dimension,
+) {
+    if search.blocks == 0 {
+        return;
+    }
+    if search.asked & dimension.bit() == 0 {
+        return;
+    }
+    let class = match dimension {
+        Dimension::Service => service_class(tables, search.bank, question),
+        Dimension::SourcePort => source_port_class(tables, search.bank, question),
+        Dimension::Source | Dimension::Destination | Dimension::Mac => {
+            address_class(tables, search.bank, question, dimension)
+        }
+    };
+    let summary = |number| tables.line(search.bank, number).map_or(0, |line| line.word(0));
+    let fits = summary(class) | summary(any(dimension));
+    search.blocks &= fits;
+    if let Some(slot) = search.classes.get_mut(dimension as usize) {
+        *slot = class;
+    }
+}
+
+/// A function of its own: the key of the trie is on its stack, not on its caller's.
+#[inline(never)]
+fn address_class<T: PolicyTables>(
     tables: &T,
     bank: u32,
-    header: &Line,
     question: &Question<'_>,
     dimension: Dimension,
 ) -> u32 {
     let mut bits = SPACE_BITS + 128;
     let address = match dimension {
-        Dimension::Service => {
-            let [high, low] = question.destination_port.to_ne_bytes();
-            let node = node(tables, bank, header.low(2), question.protocol);
-            return port_class(tables, bank, node, high, low);
-        }
-        Dimension::SourcePort => {
-            let [high, low] = question.source_port.to_ne_bytes();
-            return port_class(tables, bank, header.high(2), high, low);
-        }
         Dimension::Source => *question.source,
         Dimension::Destination => *question.destination,
-        Dimension::Mac => {
+        _ => {
             bits = SPACE_BITS + 48;
             let [a, b, c, d, e, f] = question.mac;
             [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, 0, 0]), 0, 0]
@@ -198,6 +213,20 @@ fn class<T: PolicyTables>(
     };
     let key = ClassKey { space: class_space(bank, dimension), address };
     tables.class(&key, bits).unwrap_or(HEADER)
+}
+
+#[inline(never)]
+fn service_class<T: PolicyTables>(tables: &T, bank: u32, question: &Question<'_>) -> u32 {
+    let root = tables.line(bank, HEADER).map_or(HEADER, |header| header.low(2));
+    let [high, low] = question.destination_port.to_ne_bytes();
+    port_class(tables, bank, node(tables, bank, root, question.protocol), high, low)
+}
+
+#[inline(never)]
+fn source_port_class<T: PolicyTables>(tables: &T, bank: u32, question: &Question<'_>) -> u32 {
+    let root = tables.line(bank, HEADER).map_or(HEADER, |header| header.high(2));
+    let [high, low] = question.source_port.to_ne_bytes();
+    port_class(tables, bank, root, high, low)
 }
 
 #[inline(always)]
@@ -222,30 +251,17 @@ fn node<T: PolicyTables>(tables: &T, bank: u32, node: u32, byte: u8) -> u32 {
 
 /// The first position of a block that fits in all dimensions, within the block.
 #[inline(always)]
-fn first_fit<T: PolicyTables>(
-    tables: &T,
-    bank: u32,
-    pair: &Line,
-    asked: u32,
-    classes: &[u32; 5],
-    block: u32,
-) -> Option<u32> {
-    let first = tables.line(bank, stored(pair.word(1), pair.low(2), block))?;
-    let [mut a, mut b, mut c, mut d] = [first.word(0), first.word(1), first.word(2), first.word(3)];
-    for (dimension, class) in Dimension::ALL.into_iter().zip(classes) {
-        if asked & dimension.bit() == 0 {
-            continue;
-        }
-        let mut vector = tables.line(bank, *class)?;
-        if vector.word(0) >> block & 1 == 0 {
-            vector = tables.line(bank, any(dimension))?;
-        }
-        let fits = tables.line(bank, stored(vector.word(0), vector.low(1), block))?;
-        a &= fits.word(0);
-        b &= fits.word(1);
-        c &= fits.word(2);
-        d &= fits.word(3);
+fn first_fit<T: PolicyTables>(tables: &T, pair: &Line, search: &Search, block: u32) -> Option<u32> {
+    let first = tables.line(search.bank, stored(pair.word(1), pair.low(2), block))?;
+    let mut fits = [first.word(0), first.word(1), first.word(2), first.word(3)];
+    keep_fitting(tables, search, block, Dimension::Service, &mut fits)?;
+    keep_fitting(tables, search, block, Dimension::Source, &mut fits)?;
+    keep_fitting(tables, search, block, Dimension::Destination, &mut fits)?;
+    if pair.high(2) & RARELY_ASKED != 0 {
+        keep_fitting(tables, search, block, Dimension::SourcePort, &mut fits)?;
+        keep_fitting(tables, search, block, Dimension::Mac, &mut fits)?;
     }
+    let [a, b, c, d] = fits;
     if a != 0 {
         Some(a.trailing_zeros())
     } else if b != 0 {
@@ -257,6 +273,32 @@ fn first_fit<T: PolicyTables>(
     } else {
         None
     }
+}
+
+/// Dimensions that few rules ask for.
+const RARELY_ASKED: u32 = Dimension::SourcePort.bit() | Dimension::Mac.bit();
+
+/// Takes out of a block what does not fit in a dimension: nothing, if no rule of the pair asks for
+/// it, since then all of them are in its class "any".
+#[inline(always)]
+fn keep_fitting<T: PolicyTables>(
+    tables: &T,
+    search: &Search,
+    block: u32,
+    dimension: Dimension,
+    fits: &mut [u64; 4],
+) -> Option<()> {
+    let mut vector = tables.line(search.bank, *search.classes.get(dimension as usize)?)?;
+    if vector.word(0) >> block & 1 == 0 {
+        vector = tables.line(search.bank, any(dimension))?;
+    }
+    let of_class = tables.line(search.bank, stored(vector.word(0), vector.low(1), block))?;
+    let [a, b, c, d] = fits;
+    *a &= of_class.word(0);
+    *b &= of_class.word(1);
+    *c &= of_class.word(2);
+    *d &= of_class.word(3);
+    Some(())
 }
 
 /// Line of a block: only those of the summary are stored.

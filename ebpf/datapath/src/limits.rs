@@ -3,9 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use portcullis_datapath_abi::{
-    classifier::{
-        LIMITED, Line, OVER_CONNECTIONS, OVER_RATE, RATED, SOURCE_RATED, SourceKey,
-    },
+    classifier::{LIMITED, Line, OVER_CONNECTIONS, OVER_RATE, RATED, SOURCE_RATED, SourceKey},
     guard::Limit,
 };
 
