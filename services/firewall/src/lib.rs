@@ -10,11 +10,14 @@
 //! ```
 //!
 //! `compile` and `ageing` are pure; `datapath` is the kernel's side, with the flow table in mapped
-//! memory; `listing` shows it; `service` puts them together; `shell` is bus and timers.
+//! memory; `listing` shows it; `service` puts them together. `nftables` is the other datapath, `engine`
+//! the one of the two that is in force; `shell` is bus and timers.
 
 pub mod ageing;
 pub mod compile;
 pub mod datapath;
+pub mod engine;
+mod explain;
 pub mod guard;
 pub mod install;
 pub mod listing;

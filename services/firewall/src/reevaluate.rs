@@ -38,14 +38,20 @@ impl Judge<'_> {
             return true;
         }
         let (packet, outside) = packet(record);
-        let decision = evaluate(self.resolved, &packet);
+        self.allows_packet(&packet, outside.as_ref())
+    }
+
+    /// The same of the first packet of a flow, with its destination inside; `outside` is what its
+    /// sender addressed, if that is something else.
+    pub fn allows_packet(&self, packet: &Packet, outside: Option<&Outside>) -> bool {
+        let decision = evaluate(self.resolved, packet);
         if decision.rule.is_some() {
             return decision.action == Action::Allow;
         }
-        if outside.is_some_and(|outside| self.is_forwarded(&outside, &packet)) {
+        if outside.is_some_and(|outside| self.is_forwarded(outside, packet)) {
             return true;
         }
-        decision.action == Action::Allow || packet.to == ROUTER && self.serves(&packet)
+        decision.action == Action::Allow || packet.to == ROUTER && self.serves(packet)
     }
 
     /// Whether a port forward leads from what the initiator addressed to where the flow goes.
@@ -89,9 +95,11 @@ impl Judge<'_> {
 }
 
 /// What the initiator addressed, if that is not where the flow goes.
-struct Outside {
-    address: IpAddr,
-    port: u16,
+pub struct Outside {
+    /// Address.
+    pub address: IpAddr,
+    /// Port.
+    pub port: u16,
 }
 
 /// The first packet of a flow as rules see it: with the destination inside.
@@ -131,7 +139,7 @@ fn packet(record: &FlowRecord) -> (Packet, Option<Outside>) {
 }
 
 /// Flows of ICMP have query ids where others have ports; rules see the type and code.
-fn with_icmp_type(packet: Packet) -> Packet {
+pub fn with_icmp_type(packet: Packet) -> Packet {
     let kind = match packet.protocol {
         ICMP => ECHO_REQUEST,
         ICMPV6 => ECHO_REQUEST_V6,

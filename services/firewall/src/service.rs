@@ -17,13 +17,15 @@ use portcullis_datapath_abi::{
     map,
     policy::{CAPTURE, EVENTS, ROUTER},
 };
-use portcullis_model::{Action, firewall::Hook as Wish, part::FirewallPart};
+use portcullis_model::{firewall::Hook as Wish, part::FirewallPart};
+use portcullis_policy::schedule;
 use portcullis_runtime::unix_now_s;
 
 use crate::{
     ageing::Pressure,
     compile::{Desired, Standing, compile, name_text, surroundings},
     datapath::{Datapath, Result, Sizes, Tap},
+    explain::in_bus_terms,
     install::{InForce, install},
     listing::{self, Filter},
     purge::touches,
@@ -51,6 +53,8 @@ pub struct Firewall {
     problems: Vec<String>,
     /// Something could not be attached.
     incomplete: bool,
+    /// When a schedule begins or ends next, seconds since 1970.
+    boundary: Option<u64>,
     sweeper: Sweeper,
     swept: Swept,
     pressure: Pressure,
@@ -77,6 +81,7 @@ impl Firewall {
             in_force: InForce::default(),
             problems: Vec::new(),
             incomplete: false,
+            boundary: None,
             sweeper: Sweeper::default(),
             swept: Swept::default(),
             pressure: Pressure::NONE,
@@ -144,6 +149,8 @@ impl Firewall {
         for error in &failures {
             tracing::warn!(%error, "not attached");
         }
+        let schedules = &self.part.firewall.schedules;
+        self.boundary = schedule::next_boundary(schedules, unix_now_s());
         self.report();
         self.configure_telemetry()?;
         changed |= before != self.datapath.attachments();
@@ -192,7 +199,7 @@ impl Firewall {
     }
 
     /// Makes the next slice of a pass over the flow table. After the last one: whether the next pass
-    /// is urgent.
+    /// is urgent. Then it is also time to look at the schedules.
     ///
     /// # Errors
     /// What the kernel says.
@@ -214,6 +221,9 @@ impl Firewall {
         let capacity = u64::from(self.datapath.max_flows());
         self.pressure = Pressure::of(swept.kept, capacity, refused != self.refused);
         self.refused = refused;
+        if self.boundary.is_some_and(|boundary| boundary <= unix_now_s()) {
+            self.reconcile()?;
+        }
         Ok(Some(!self.pressure.is_none()))
     }
 
@@ -399,35 +409,21 @@ impl Firewall {
     /// If it is none, or says too little; or what the kernel says.
     pub fn explain(&mut self, packet: &str) -> std::result::Result<Explanation, String> {
         let ids = self.zone_names().map_err(|error| error.to_string())?;
+        let zones = &self.part.firewall.zones;
         let ids = ids
             .into_iter()
-            .filter_map(|(id, name)| Some((self.part.firewall.zones.get_key_value(name.as_str())?.0.clone(), id)))
+            .filter_map(|(id, name)| Some((zones.get_key_value(name.as_str())?.0.clone(), id)))
             .collect();
-        let standing =
-            Standing { zones: &self.desired.zones, unix_s: unix_now_s(), before: Some(&self.desired) };
+        let standing = Standing {
+            zones: &self.desired.zones,
+            unix_s: unix_now_s(),
+            before: Some(&self.desired),
+        };
         let interfaces = self.interfaces.as_deref().unwrap_or_default();
         let surroundings = surroundings(&self.part, interfaces, &ids, &standing);
-        let told = portcullis_policy::explain(packet, &self.part, &surroundings)
-            .map_err(|error| error.to_string())?;
-        let verdict = match told.action {
-            Action::Allow => "allow",
-            Action::Deny => "deny",
-            Action::Reject => "reject",
-        };
-        let mut steps = told.steps;
-        let changes = [("destination", &told.destination), ("source", &told.source)];
-        for (end, address) in changes {
-            if let Some(address) = address {
-                steps.push(format!("Its {end} becomes {address}."));
-            }
-        }
-        Ok(Explanation {
-            verdict: verdict.to_owned(),
-            from_zone: told.from,
-            to_zone: told.to,
-            rule: told.rule.map(|rule| rule.to_string()).unwrap_or_default(),
-            steps,
-        })
+        portcullis_policy::explain(packet, &self.part, &surroundings)
+            .map(in_bus_terms)
+            .map_err(|error| error.to_string())
     }
 
     /// The policy as a ruleset for `nft`.

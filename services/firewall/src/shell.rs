@@ -13,10 +13,11 @@ use portcullis_bus::{
         Attachment, CaptureRequest, Counter, DatapathStatus, DropCount, Explanation, Firewall1,
         FirewallApi, FlowPage, FlowQuery,
     },
+    init::InitBusProxy,
     network::NetworkBusProxy,
     server::Notifier,
 };
-use portcullis_model::part::FirewallPart;
+use portcullis_model::{firewall::Datapath, part::FirewallPart};
 use portcullis_runtime::{Service, fetch_part, parse_part};
 use tokio::{
     sync::{Notify, watch},
@@ -24,9 +25,9 @@ use tokio::{
 };
 
 use crate::{
-    datapath::{DatapathError, PINS},
+    datapath::PINS,
+    engine::{Engine, EngineError},
     routes::Routes,
-    service::Firewall,
     telemetry::events,
 };
 
@@ -58,23 +59,25 @@ pub fn main() -> ExitCode {
 async fn run(mut service: Service) -> Result<()> {
     let part: FirewallPart = fetch_part("firewall").await?;
     let pins = std::env::var_os(PINS_VARIABLE).map_or_else(|| PathBuf::from(PINS), PathBuf::from);
+    have_modules(&part).await;
     let shared = Shared {
-        firewall: Arc::new(Mutex::new(Firewall::open(pins, part)?)),
+        engine: Arc::new(Mutex::new(Engine::open(pins, part)?)),
         changed: Arc::new(Notify::new()),
+        switched: Arc::new(Notify::new()),
     };
     let notifier = service.serve_bus(Firewall1(Arc::new(shared.clone())))?;
     tokio::spawn(announce(shared.changed.clone(), notifier));
     shared.clone().spawn_ageing();
     shared.clone().spawn_route_watch()?;
     shared.clone().spawn_retries();
-    shared.clone().spawn_events()?;
+    tokio::spawn(shared.clone().follow_events());
 
     let (reported, mut first_report) = watch::channel(false);
     let following = portcullis_bus::follow::<NetworkBusProxy<'_>, _, _>("network", move |peer| {
         let (shared, reported) = (shared.clone(), reported.clone());
         async move {
             let interfaces = NetworkBusProxy::new(&peer).await?.interfaces().await?;
-            shared.update(|firewall| firewall.set_interfaces(interfaces))?;
+            shared.update(|engine| engine.set_interfaces(interfaces))?;
             if !reported.send_replace(true) {
                 open_forwarding();
             }
@@ -124,26 +127,44 @@ fn open_forwarding() {
     }
 }
 
-fn failed(error: DatapathError) -> BusError {
+/// nftables is made of modules of the kernel, which only init loads.
+async fn have_modules(part: &FirewallPart) {
+    if part.firewall.datapath != Datapath::Nftables {
+        return;
+    }
+    let asked = async {
+        let connection = portcullis_bus::connect("init").await?;
+        InitBusProxy::new(&connection).await?.load_modules().await?;
+        portcullis_bus::Result::Ok(())
+    };
+    if let Err(error) = asked.await {
+        // They may be there or built in; if not, the kernel says so next.
+        tracing::warn!(%error, "kernel modules for nftables");
+    }
+}
+
+fn failed(error: EngineError) -> BusError {
     BusError::Failed(error.to_string())
 }
 
 /// The state, shared by the tasks of the one thread. Locked for short steps only.
 #[derive(Clone)]
 struct Shared {
-    firewall: Arc<Mutex<Firewall>>,
+    engine: Arc<Mutex<Engine>>,
     changed: Arc<Notify>,
+    /// The datapath may be another one.
+    switched: Arc<Notify>,
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Firewall> {
-        self.firewall.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Engine> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the state, and announces it if something is different now.
     fn update(
         &self,
-        change: impl FnOnce(&mut Firewall) -> std::result::Result<bool, DatapathError>,
+        change: impl FnOnce(&mut Engine) -> std::result::Result<bool, EngineError>,
     ) -> portcullis_bus::Result<()> {
         let changed = change(&mut self.lock()).map_err(failed)?;
         if changed {
@@ -170,7 +191,7 @@ impl Shared {
     }
 
     /// One pass over the flow table; whether the next one is urgent.
-    async fn pass(&self) -> std::result::Result<bool, DatapathError> {
+    async fn pass(&self) -> std::result::Result<bool, EngineError> {
         loop {
             if let Some(urgent) = self.lock().sweep()? {
                 return Ok(urgent);
@@ -180,16 +201,27 @@ impl Shared {
         }
     }
 
-    /// Hears what the packet path has to tell.
-    fn spawn_events(self) -> Result<()> {
-        let ring = self.lock().events()?;
-        tokio::spawn(async move {
-            let heard = events::follow(ring, |event| self.lock().event(event)).await;
-            if let Err(error) = heard {
+    /// Hears what the packet path has to tell, for as long as it is the same one.
+    async fn follow_events(self) {
+        loop {
+            let ring = self.lock().events();
+            let heard = async {
+                match ring {
+                    Ok(Some(ring)) => events::follow(ring, |event| self.lock().event(event)).await?,
+                    Ok(None) => {}
+                    Err(error) => return Err(std::io::Error::other(error.to_string())),
+                }
+                Ok(())
+            };
+            let ended = tokio::select! {
+                heard = heard => heard,
+                () = self.switched.notified() => continue,
+            };
+            if let Err(error) = ended {
                 tracing::error!(%error, "events of the packet path");
             }
-        });
-        Ok(())
+            self.switched.notified().await;
+        }
     }
 
     /// Attaches what could not be attached, at growing intervals: a device may be about to appear,
@@ -204,7 +236,7 @@ impl Shared {
                     continue;
                 }
                 pause = (pause * 2).min(RETRY_LAST);
-                if let Err(error) = self.update(Firewall::retry) {
+                if let Err(error) = self.update(Engine::retry) {
                     tracing::warn!(%error, "attaching");
                 }
             }
@@ -241,7 +273,10 @@ impl FirewallApi for Shared {
     async fn apply(&self, part: String) -> portcullis_bus::Result<()> {
         let part = parse_part("firewall", &part)
             .map_err(|error| BusError::InvalidArgument(error.to_string()))?;
-        self.update(|firewall| firewall.apply(part))
+        have_modules(&part).await;
+        let applied = self.update(|firewall| firewall.apply(part));
+        self.switched.notify_one();
+        applied
     }
 
     async fn flows(&self, limit: u32) -> portcullis_bus::Result<FlowPage> {

@@ -1,17 +1,53 @@
 //! Showing what connection tracking has.
 
-use std::{cmp::Ordering, collections::BinaryHeap};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BinaryHeap},
+};
 
 use ipnet::IpNet;
 use portcullis_bus::{
     firewall::{FlowQuery, FlowRecord},
     network::InterfaceStatus,
 };
-use portcullis_model::Timeouts;
+use portcullis_model::{Name, Timeouts, firewall::ROUTER};
 use portcullis_nftables::conntrack::Flow;
+use portcullis_policy::Packet;
 
 use super::{place::zone_of, touches};
-use crate::listing::{net, protocol_name, protocol_number};
+use crate::{
+    listing::{net, protocol_name, protocol_number},
+    reevaluate::{Outside, with_icmp_type},
+};
+
+/// The first packet of a flow as rules see it, and what it addressed if that was translated; none of
+/// the router's own flows and of zones without an id.
+pub fn first_packet(
+    flow: &Flow,
+    interfaces: &[InterfaceStatus],
+    ids: &BTreeMap<Name, u8>,
+) -> Option<(Packet, Option<Outside>)> {
+    let (source, destination) = (flow.source, flow.translated_destination);
+    let from = ids.get(zone_of(source.ip(), interfaces))?;
+    let to = match zone_of(destination.ip(), interfaces) {
+        ROUTER => &0,
+        zone => ids.get(zone)?,
+    };
+    let packet = Packet {
+        from: *from,
+        to: *to,
+        source: source.ip(),
+        destination: destination.ip(),
+        protocol: flow.protocol,
+        source_port: source.port(),
+        destination_port: destination.port(),
+        mac: [0; 6],
+    };
+    let addressed = flow.destination;
+    let outside = (addressed != destination)
+        .then(|| Outside { address: addressed.ip(), port: addressed.port() });
+    Some((with_icmp_type(packet), outside))
+}
 
 /// The most recently active flows of those that fit.
 pub struct Newest<'a> {

@@ -10,7 +10,10 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use portcullis_bus::{
-    firewall::{Attachment, Counter as CounterRecord, DatapathStatus, DropCount, FlowPage, FlowQuery},
+    firewall::{
+        Attachment, Counter as CounterRecord, DatapathStatus, DropCount, Explanation, FlowPage,
+        FlowQuery,
+    },
     network::InterfaceStatus,
 };
 use portcullis_model::part::FirewallPart;
@@ -20,9 +23,10 @@ use portcullis_nftables::{
     kernel::{KernelError, Netfilter, write_setting},
     text,
 };
+use portcullis_policy::{Surroundings, resolve, schedule};
 use portcullis_runtime::unix_now_s;
 
-use crate::listing::net;
+use crate::{explain::in_bus_terms, listing::net, reevaluate::Judge};
 
 /// nftables with our ruleset.
 pub struct Nftables {
@@ -33,6 +37,8 @@ pub struct Nftables {
     interfaces: Option<Vec<InterfaceStatus>>,
     /// What is in force; `None` if it is not known what is.
     compiled: Option<Compiled>,
+    /// When a schedule begins or ends next, seconds since 1970.
+    boundary: Option<u64>,
 }
 
 impl Nftables {
@@ -42,7 +48,8 @@ impl Nftables {
     /// # Errors
     /// The kernel has no nfnetlink.
     pub fn open(part: FirewallPart) -> Result<Self, KernelError> {
-        Ok(Self { netfilter: Netfilter::open()?, part, interfaces: None, compiled: None })
+        let netfilter = Netfilter::open()?;
+        Ok(Self { netfilter, part, interfaces: None, compiled: None, boundary: None })
     }
 
     /// Removes the ruleset, if there is one; for when another datapath is in force.
@@ -73,20 +80,31 @@ impl Nftables {
         Ok(changed)
     }
 
-    /// Compiles again, since time goes on. Returns whether anything changed.
+    /// Compiles again if a schedule has begun or ended. Returns whether anything changed.
     ///
     /// # Errors
     /// As [`Self::apply`].
-    pub fn reconcile(&mut self) -> Result<bool, KernelError> {
+    pub fn follow_schedules(&mut self) -> Result<bool, KernelError> {
+        let now = unix_now_s();
+        if self.boundary.is_some_and(|boundary| boundary <= now) {
+            self.reconcile()
+        } else {
+            Ok(false)
+        }
+    }
+
+    fn reconcile(&mut self) -> Result<bool, KernelError> {
         let Some(interfaces) = &self.interfaces else {
             return Ok(false);
         };
         let firewall = &self.part.firewall;
-        let site = place::site(&self.part, interfaces, unix_now_s());
+        let now = unix_now_s();
+        let site = place::site(&self.part, interfaces, now);
         let compiled = compile(firewall, &site);
         for setting in settings(firewall) {
             write_setting(&setting)?;
         }
+        self.boundary = schedule::next_boundary(&firewall.schedules, now);
         if self.compiled.as_ref() == Some(&compiled) {
             return Ok(false);
         }
@@ -143,6 +161,50 @@ impl Nftables {
         self.netfilter.each_flow(|flow| newest.add(flow)).map_err(|error| error.to_string())?;
         let (total, flows) = newest.finish();
         Ok(FlowPage { total, capacity, flows })
+    }
+
+    /// What would become of a packet.
+    ///
+    /// # Errors
+    /// If it is none, or says too little.
+    pub fn explain(&self, packet: &str) -> Result<Explanation, String> {
+        let surroundings = self.surroundings();
+        let told = portcullis_policy::explain(packet, &self.part, &surroundings);
+        told.map(in_bus_terms).map_err(|error| error.to_string())
+    }
+
+    fn surroundings(&self) -> Surroundings {
+        let interfaces = self.interfaces.as_deref().unwrap_or_default();
+        place::surroundings(&self.part, interfaces, unix_now_s())
+    }
+
+    /// Ends the flows that the policy would not let in now; returns how many. Hardware addresses
+    /// are not known of flows, so rules that name them fit none.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn reevaluate(&self) -> Result<u64, KernelError> {
+        let surroundings = self.surroundings();
+        let resolved = resolve(&self.part, &surroundings);
+        let ids = &surroundings.zones;
+        let zone_name =
+            |id| ids.iter().find(|(_, known)| **known == id).map(|(name, _)| name.to_string());
+        let judge = Judge {
+            resolved: &resolved,
+            firewall: &self.part.firewall,
+            zone_name: &zone_name,
+        };
+        let interfaces = self.interfaces.as_deref().unwrap_or_default();
+        self.netfilter.forget(|flow| match flows::first_packet(flow, interfaces, ids) {
+            Some((packet, outside)) => !judge.allows_packet(&packet, outside.as_ref()),
+            // The router's own, or of a zone that is gone.
+            None => false,
+        })
+    }
+
+    /// The policy as text for `nft -f`.
+    pub fn text(&self) -> String {
+        show(&self.part, self.interfaces.as_deref().unwrap_or_default())
     }
 
     /// The datapath as a whole.

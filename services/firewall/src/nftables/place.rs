@@ -6,9 +6,23 @@ use ipnet::IpNet;
 use portcullis_bus::network::InterfaceStatus;
 use portcullis_model::part::FirewallPart;
 use portcullis_nftables::compile::{Interface, Site};
-use portcullis_policy::schedule;
+use portcullis_policy::{Surroundings, schedule};
 
-use crate::guard::bogons;
+use crate::{
+    compile::{self, Standing},
+    guard::bogons,
+};
+
+/// What the policy needs beside the document. Zones have the ids of their order.
+pub fn surroundings(
+    part: &FirewallPart,
+    interfaces: &[InterfaceStatus],
+    unix_s: u64,
+) -> Surroundings {
+    let ids = part.firewall.zones.keys().cloned().zip(1..).collect();
+    let standing = Standing { zones: &[], unix_s, before: None };
+    compile::surroundings(part, interfaces, &ids, &standing)
+}
 
 /// From the network service's report and the clock. An interface without a zone is left out, and
 /// so closed.

@@ -5,8 +5,8 @@ use portcullis_model::{Action, Name, firewall::MssClamp};
 use super::{
     Compiler,
     matches::{
-        Family, ICMP, ICMPV6, MARK_BACK, MARK_FORWARD, TCP, accept, drop, is, matching,
-        protocol, rule, state,
+        Family, ICMP, ICMPV6, MARK_BACK, MARK_FORWARD, TCP, accept, drop, is, matching, protocol,
+        rule, state,
     },
     rules::Group,
 };

@@ -141,7 +141,7 @@ impl Message {
             self.u64(packets);
             self.u64(bytes);
         }
-        for flags in flow.tcp_flags {
+        for flags in flow.tcp_flags.into_iter().rev() {
             self.u16(flags);
         }
     }

@@ -63,8 +63,9 @@ pub const IPV4: Template = Template {
         field(1, 8),   // octetDeltaCount
         reverse(2, 8),
         reverse(1, 8),
-        field(6, 2), // tcpControlBits
+        // The initiator's last: nfdump keeps one of the two.
         reverse(6, 2),
+        field(6, 2), // tcpControlBits
     ],
 };
 
@@ -87,8 +88,9 @@ pub const IPV6: Template = Template {
         field(1, 8),   // octetDeltaCount
         reverse(2, 8),
         reverse(1, 8),
-        field(6, 2), // tcpControlBits
+        // The initiator's last: nfdump keeps one of the two.
         reverse(6, 2),
+        field(6, 2), // tcpControlBits
     ],
 };
 

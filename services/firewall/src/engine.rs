@@ -1,0 +1,356 @@
+//! The datapath that is in force: eBPF or nftables. Changing from one to the other leaves no moment
+//! without a filter: the new one is in force before the old one goes.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use aya::maps::{MapData, RingBuf};
+use portcullis_bus::{
+    firewall::{
+        Attachment, CaptureRequest, Counter, DatapathStatus, DropCount, Explanation, FlowPage,
+        FlowQuery,
+    },
+    network::InterfaceStatus,
+};
+use portcullis_datapath_abi::event::Event;
+use portcullis_model::{firewall::Datapath as Kind, part::FirewallPart};
+use portcullis_nftables::kernel::KernelError;
+
+use crate::{
+    datapath::DatapathError,
+    nftables::Nftables,
+    service::Firewall,
+    telemetry::capture::Running,
+};
+
+/// What went wrong in either datapath.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// In the eBPF datapath.
+    #[error(transparent)]
+    Ebpf(#[from] DatapathError),
+    /// In nftables.
+    #[error(transparent)]
+    Nftables(#[from] KernelError),
+}
+
+type Result<T> = std::result::Result<T, EngineError>;
+
+/// The datapath in force.
+pub struct Engine {
+    pins: PathBuf,
+    datapath: Datapath,
+    /// What the network service last reported.
+    interfaces: Option<Vec<InterfaceStatus>>,
+    /// The other datapath may be there too, from before.
+    leftover: bool,
+}
+
+enum Datapath {
+    Ebpf(Box<Firewall>),
+    Nftables(Nftables),
+}
+
+impl Datapath {
+    fn open(pins: &Path, part: FirewallPart) -> Result<Self> {
+        Ok(match part.firewall.datapath {
+            Kind::Ebpf => Self::Ebpf(Box::new(Firewall::open(pins.to_owned(), part)?)),
+            Kind::Nftables => Self::Nftables(Nftables::open(part)?),
+        })
+    }
+
+    const fn kind(&self) -> Kind {
+        match self {
+            Self::Ebpf(_) => Kind::Ebpf,
+            Self::Nftables(_) => Kind::Nftables,
+        }
+    }
+
+    fn apply(&mut self, part: FirewallPart) -> Result<bool> {
+        Ok(match self {
+            Self::Ebpf(firewall) => firewall.apply(part)?,
+            Self::Nftables(nftables) => nftables.apply(part)?,
+        })
+    }
+
+    fn set_interfaces(&mut self, interfaces: Vec<InterfaceStatus>) -> Result<bool> {
+        Ok(match self {
+            Self::Ebpf(firewall) => firewall.set_interfaces(interfaces)?,
+            Self::Nftables(nftables) => nftables.set_interfaces(interfaces)?,
+        })
+    }
+}
+
+impl Engine {
+    /// Opens the datapath of a part; nothing that runs already is changed. For nftables the
+    /// kernel's modules must be there.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn open(pins: PathBuf, part: FirewallPart) -> Result<Self> {
+        let datapath = Datapath::open(&pins, part)?;
+        Ok(Self { pins, datapath, interfaces: None, leftover: true })
+    }
+
+    /// Takes a new part. Returns whether anything changed.
+    ///
+    /// # Errors
+    /// What the kernel says; all stays as it was then.
+    pub fn apply(&mut self, part: FirewallPart) -> Result<bool> {
+        if part.firewall.datapath == self.datapath.kind() {
+            let changed = self.datapath.apply(part)?;
+            self.tidy_up();
+            return Ok(changed);
+        }
+        let mut next = Datapath::open(&self.pins, part)?;
+        if let Some(interfaces) = &self.interfaces
+            && let Err(error) = next.set_interfaces(interfaces.clone())
+        {
+            if next.kind() == Kind::Ebpf {
+                // Of what was attached before it failed nothing may stay.
+                drop(next);
+                remove_programs(&self.pins);
+            }
+            return Err(error);
+        }
+        tracing::info!(from = ?self.datapath.kind(), to = ?next.kind(), "another datapath");
+        self.datapath = next;
+        self.leftover = true;
+        self.tidy_up();
+        Ok(true)
+    }
+
+    /// Takes a new report of the network service. Returns whether anything changed.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_interfaces(&mut self, interfaces: Vec<InterfaceStatus>) -> Result<bool> {
+        let changed = self.datapath.set_interfaces(interfaces.clone())?;
+        self.interfaces = Some(interfaces);
+        self.tidy_up();
+        Ok(changed)
+    }
+
+    /// Removes the other datapath, once this one is in force everywhere.
+    fn tidy_up(&mut self) {
+        if !self.leftover || self.interfaces.is_none() {
+            return;
+        }
+        match &self.datapath {
+            Datapath::Ebpf(firewall) if firewall.is_incomplete() => {}
+            Datapath::Ebpf(_) => {
+                self.leftover = false;
+                // Where nftables was never used, there is nobody to ask.
+                if let Err(error) = Nftables::remove() {
+                    tracing::debug!(%error, "no ruleset to remove");
+                }
+            }
+            Datapath::Nftables(_) => {
+                self.leftover = false;
+                remove_programs(&self.pins);
+            }
+        }
+    }
+
+    /// Tries again what could not be attached. Returns whether anything changed.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn retry(&mut self) -> Result<bool> {
+        let changed = match &mut self.datapath {
+            Datapath::Ebpf(firewall) => firewall.retry()?,
+            Datapath::Nftables(_) => false,
+        };
+        self.tidy_up();
+        Ok(changed)
+    }
+
+    /// Whether [`Self::retry`] has something to do.
+    pub fn is_incomplete(&self) -> bool {
+        match &self.datapath {
+            Datapath::Ebpf(firewall) => firewall.is_incomplete(),
+            Datapath::Nftables(_) => false,
+        }
+    }
+
+    /// Has all cached next hops looked up again.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn routes_changed(&mut self) -> Result<()> {
+        match &mut self.datapath {
+            Datapath::Ebpf(firewall) => Ok(firewall.routes_changed()?),
+            Datapath::Nftables(_) => Ok(()),
+        }
+    }
+
+    /// Makes the next slice of a pass over the flow table. After the last one: whether the next pass
+    /// is urgent. The kernel ages its own flows; there it is time to look at the schedules.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn sweep(&mut self) -> Result<Option<bool>> {
+        match &mut self.datapath {
+            Datapath::Ebpf(firewall) => Ok(firewall.sweep()?),
+            Datapath::Nftables(nftables) => {
+                nftables.follow_schedules()?;
+                Ok(Some(false))
+            }
+        }
+    }
+
+    /// Ends the flows with an end in an address or prefix; returns how many.
+    ///
+    /// # Errors
+    /// If it is neither, or what the kernel says.
+    pub fn purge(&mut self, addresses: &str) -> std::result::Result<u64, String> {
+        match &mut self.datapath {
+            Datapath::Ebpf(firewall) => firewall.purge(addresses),
+            Datapath::Nftables(nftables) => nftables.purge(addresses),
+        }
+    }
+
+    /// Ends the flows that the policy would not let in now; returns how many.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn reevaluate(&mut self) -> Result<u64> {
+        Ok(match &mut self.datapath {
+            Datapath::Ebpf(firewall) => firewall.reevaluate()?,
+            Datapath::Nftables(nftables) => nftables.reevaluate()?,
+        })
+    }
+
+    /// Flows that fit a query.
+    ///
+    /// # Errors
+    /// What of the query cannot be looked for, or what the kernel says.
+    pub fn find_flows(&mut self, query: &FlowQuery) -> std::result::Result<FlowPage, String> {
+        match &mut self.datapath {
+            Datapath::Ebpf(firewall) => firewall.find_flows(query),
+            Datapath::Nftables(nftables) => nftables.find_flows(query),
+        }
+    }
+
+    /// The datapath as a whole.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn status(&mut self) -> Result<DatapathStatus> {
+        Ok(match &mut self.datapath {
+            Datapath::Ebpf(firewall) => firewall.status()?,
+            Datapath::Nftables(nftables) => nftables.status(),
+        })
+    }
+
+    /// All counters.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn counters(&mut self) -> Result<Vec<Counter>> {
+        Ok(match &mut self.datapath {
+            Datapath::Ebpf(firewall) => firewall.counters()?,
+            Datapath::Nftables(nftables) => nftables.counters()?,
+        })
+    }
+
+    /// Drops by reason and zones.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn drops(&mut self) -> Result<Vec<DropCount>> {
+        Ok(match &mut self.datapath {
+            Datapath::Ebpf(firewall) => firewall.drops()?,
+            Datapath::Nftables(nftables) => nftables.drops()?,
+        })
+    }
+
+    /// What is attached where, and why.
+    pub fn attachments(&self) -> Vec<Attachment> {
+        match &self.datapath {
+            Datapath::Ebpf(firewall) => firewall.attachments(),
+            Datapath::Nftables(nftables) => nftables.attachments(),
+        }
+    }
+
+    /// The ring of events of the packet path, if there is one; it has one reader.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn events(&mut self) -> Result<Option<RingBuf<MapData>>> {
+        match &mut self.datapath {
+            Datapath::Ebpf(firewall) => Ok(Some(firewall.events()?)),
+            Datapath::Nftables(_) => Ok(None),
+        }
+    }
+
+    /// An event of the packet path.
+    pub fn event(&mut self, event: &Event) {
+        if let Datapath::Ebpf(firewall) = &mut self.datapath {
+            firewall.event(event);
+        }
+    }
+
+    /// What would become of a packet.
+    ///
+    /// # Errors
+    /// What of the description is wrong.
+    pub fn explain(&mut self, packet: &str) -> std::result::Result<Explanation, String> {
+        match &mut self.datapath {
+            Datapath::Ebpf(firewall) => firewall.explain(packet),
+            Datapath::Nftables(nftables) => nftables.explain(packet),
+        }
+    }
+
+    /// The policy as text for `nft -f`, whichever datapath runs it.
+    pub fn nftables(&self) -> String {
+        match &self.datapath {
+            Datapath::Ebpf(firewall) => firewall.nftables(),
+            Datapath::Nftables(nftables) => nftables.text(),
+        }
+    }
+
+    /// Begins to copy packets; [`Self::end_capture`] ends it.
+    ///
+    /// # Errors
+    /// What of the request is wrong, that another capture runs, or what the kernel says.
+    pub fn begin_capture(
+        &mut self,
+        request: &CaptureRequest,
+    ) -> std::result::Result<Running, String> {
+        match &mut self.datapath {
+            Datapath::Ebpf(firewall) => firewall.begin_capture(request),
+            Datapath::Nftables(_) => {
+                Err("packets are copied by eBPF, and firewall.datapath is nftables".to_owned())
+            }
+        }
+    }
+
+    /// Copies no more packets.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn end_capture(&mut self) -> Result<()> {
+        match &mut self.datapath {
+            Datapath::Ebpf(firewall) => Ok(firewall.end_capture()?),
+            Datapath::Nftables(_) => Ok(()),
+        }
+    }
+}
+
+/// Takes our programs off all devices, and gives up their maps. The folder itself is init's.
+fn remove_programs(pins: &Path) {
+    let remove = |path: &Path| match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::error!(path = %path.display(), %error, "programs or maps stay");
+        }
+        _ => {}
+    };
+    // A program goes with its link; its maps must not go before.
+    remove(&pins.join("links"));
+    for entry in std::fs::read_dir(pins).into_iter().flatten().flatten() {
+        remove(&entry.path());
+    }
+}
