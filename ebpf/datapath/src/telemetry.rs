@@ -252,7 +252,7 @@ fn upper_layer<S: Snapshot>(frame: &S, l3: usize) -> Option<(u8, Option<usize>)>
 #[cfg(test)]
 mod tests {
     use super::*;
-    
+
     struct Bytes(Vec<u8>);
 
     impl Bytes {
@@ -375,8 +375,7 @@ mod tests {
         let chosen = |filter: &CaptureFilter, at: &Circumstances| wants(filter, &frame, at, 5);
         let drops = CaptureFilter { flags: DROPPED_ONLY, ..CaptureFilter::ALL };
         assert!(chosen(&drops, &dropped) && !chosen(&drops, &FORWARDED));
-        let reason =
-            CaptureFilter { reason: Counter::DropMalformed as u16, ..CaptureFilter::ALL };
+        let reason = CaptureFilter { reason: Counter::DropMalformed as u16, ..CaptureFilter::ALL };
         assert!(!chosen(&reason, &dropped));
         let zone = |zone| CaptureFilter { zone, ..CaptureFilter::ALL };
         assert!(chosen(&zone(1), &dropped) && chosen(&zone(2), &dropped));

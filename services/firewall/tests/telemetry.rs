@@ -31,6 +31,13 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
 
 /// Rules with `log`, and two collectors on the server: one is this test, one is nfcapd.
 const DOCUMENT: &str = r#"
+[firewall.zones.lan]
+services = ["dns", "ping"]
+[firewall.zones.wan]
+masquerade = true
+# The server's addresses are those of documentation.
+bogons = false
+
 [[firewall.rules]]
 name = "names"
 from = "lan"
@@ -164,10 +171,8 @@ async fn story() -> Result<()> {
     config.parts.lock().unwrap().push(("firewall".to_owned(), serde_json::to_string(&part)?));
     let network = Arc::new(FakeNetwork::default());
     *network.interfaces.lock().unwrap() = interfaces(&router)?;
-    let _running = (
-        bus.serve("config", Config1(config))?,
-        bus.serve("network", Network1(network))?,
-    );
+    let _running =
+        (bus.serve("config", Config1(config))?, bus.serve("network", Network1(network))?);
     let collector = server.enter(|| Ok(UdpSocket::bind((SERVER, 4739))?))?;
     collector.set_read_timeout(Some(Duration::from_millis(500)))?;
     let flows = folder.path().join("flows");
@@ -250,7 +255,9 @@ async fn drops(lab: &Lab, firewall: &FirewallBusProxy<'static>) -> Result<()> {
     let drops = firewall.drops().await?;
     let policy = drops
         .iter()
-        .find(|drop| drop.reason == "drop.policy" && drop.from_zone == "lan" && drop.to_zone == "wan")
+        .find(|drop| {
+            drop.reason == "drop.policy" && drop.from_zone == "lan" && drop.to_zone == "wan"
+        })
         .with_context(|| format!("{drops:?}"))?;
     ensure!(policy.packets == 502 && policy.bytes == 502 * 38, "{policy:?}");
     // From outside nobody gets in.
@@ -277,10 +284,7 @@ async fn captures(lab: &Lab, firewall: &FirewallBusProxy<'static>) -> Result<()>
         ..CaptureRequest::default()
     };
     let capture = firewall.capture(request).await?;
-    ensure!(
-        firewall.capture(CaptureRequest::default()).await.is_err(),
-        "one capture at a time"
-    );
+    ensure!(firewall.capture(CaptureRequest::default()).await.is_err(), "one capture at a time");
     lab.send(42_000, 6001, 5, 100)?;
     lab.send(42_000, 6000, 5, 100)?;
     let file = lab.file("packets.pcapng");
@@ -288,9 +292,9 @@ async fn captures(lab: &Lab, firewall: &FirewallBusProxy<'static>) -> Result<()>
     let text = tcpdump(&file)?;
     ensure!(text.lines().count() == 3, "{text}");
     ensure!(
-        text.lines().all(|line| line.contains(
-            "IP 192.168.77.100.42000 > 198.51.100.10.6000: UDP, length 100"
-        )),
+        text.lines()
+            .all(|line| line
+                .contains("IP 192.168.77.100.42000 > 198.51.100.10.6000: UDP, length 100")),
         "{text}"
     );
 
@@ -401,12 +405,9 @@ async fn export(
             }
         }
     };
-    for element in [
-        "Ip4Addr(192.168.77.100)",
-        "Ip4Addr(198.51.100.2)",
-        "Ip4Addr(198.51.100.10)",
-        "ForcedEnd",
-    ] {
+    for element in
+        ["Ip4Addr(192.168.77.100)", "Ip4Addr(198.51.100.2)", "Ip4Addr(198.51.100.10)", "ForcedEnd"]
+    {
         ensure!(record.contains(element), "{element} in {record}");
     }
     until("a log record of an end", async || Ok(!lab.records("flow ended", "names")?.is_empty()))
@@ -425,8 +426,16 @@ async fn export(
     ensure!(
         words
             == [
-                "UDP", "192.168.77.100", "43000", "198.51.100.10", "7000", "198.51.100.2", "3", "1",
-                "384", "78"
+                "UDP",
+                "192.168.77.100",
+                "43000",
+                "198.51.100.10",
+                "7000",
+                "198.51.100.2",
+                "3",
+                "1",
+                "384",
+                "78"
             ],
         "{line}"
     );
@@ -434,7 +443,8 @@ async fn export(
 }
 
 fn tcpdump(file: &Path) -> Result<String> {
-    let output = Command::new("tcpdump").args(["-n", "-r"]).arg(file).output().context("tcpdump")?;
+    let output =
+        Command::new("tcpdump").args(["-n", "-r"]).arg(file).output().context("tcpdump")?;
     let text = String::from_utf8(output.stdout)?;
     ensure!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     Ok(text)

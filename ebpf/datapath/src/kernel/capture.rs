@@ -9,7 +9,11 @@ use core::ptr::NonNull;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{TC_ACT_SHOT, tcx_action_base::TCX_NEXT, xdp_action::{XDP_DROP, XDP_PASS}},
+    bindings::{
+        TC_ACT_SHOT,
+        tcx_action_base::TCX_NEXT,
+        xdp_action::{XDP_DROP, XDP_PASS},
+    },
     helpers,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},

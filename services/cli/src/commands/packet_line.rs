@@ -156,3 +156,51 @@ fn summary(frame: &[u8]) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn packets_are_named_by_what_they_are() {
+        let ethernet = |kind: u16, rest: &[u8]| [&[2; 12][..], &kind.to_be_bytes(), rest].concat();
+        let ip4 = |protocol: u8, rest: &[u8]| {
+            let length = (20 + rest.len()).to_be_bytes();
+            let head = [0x45, 0, length[6], length[7], 0, 0, 0, 0, 64, protocol, 0, 0];
+            ethernet(0x0800, &[&head[..], &[10, 0, 0, 1, 10, 0, 0, 2], rest].concat())
+        };
+        let syn = [0, 80, 1, 187, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 1, 0, 0, 0, 0, 0];
+        for (frame, text) in [
+            (ip4(6, &syn), "tcp 10.0.0.1:80 > 10.0.0.2:443 [S]"),
+            (ip4(17, &[0, 53, 0, 54, 0, 8, 0, 0]), "udp 10.0.0.1:53 > 10.0.0.2:54"),
+            (ip4(1, &[8, 0, 0, 0, 0, 1, 0, 1]), "icmp 10.0.0.1 > 10.0.0.2 type 8 code 0"),
+            (ip4(47, &[0; 8]), "protocol 47 10.0.0.1 > 10.0.0.2"),
+            (
+                ethernet(
+                    0x8100,
+                    &[
+                        0, 7, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 2, 2, 2, 2, 2, 10, 0, 0, 1, 0, 0, 0,
+                        0, 0, 0, 10, 0, 0, 2,
+                    ],
+                ),
+                "vlan 7 arp 10.0.0.1 > 10.0.0.2",
+            ),
+            (ethernet(0x88cc, &[1, 2, 3]), "ethertype 0x88cc"),
+            (vec![2; 10], "shorter than an Ethernet header"),
+        ] {
+            assert_eq!(summary(&frame), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_frame_has_a_line(mut frame in prop::collection::vec(any::<u8>(), 0..200), kind in 0..4_usize) {
+            if let Some(place) = frame.get_mut(12..14) {
+                place.copy_from_slice(&[[8, 0], [0x86, 0xdd], [0x81, 0], [8, 6]][kind]);
+            }
+            prop_assert!(!summary(&frame).is_empty());
+        }
+    }
+}

@@ -60,10 +60,8 @@ pub fn begin(
     // Another one than the last.
     filter.session = now_ticks().max(1);
     let mut map: Array<MapData, CaptureFilter> = maps.map(map::CAPTURE)?;
-    map.set(0, filter, 0).map_err(|source| DatapathError::Map {
-        name: map::CAPTURE,
-        source: Box::new(source),
-    })?;
+    map.set(0, filter, 0)
+        .map_err(|source| DatapathError::Map { name: map::CAPTURE, source: Box::new(source) })?;
     let file = Pcapng::new(names, clock_offset_ns(), filter.snap)?;
     Running::new(maps.map(map::PACKETS)?, file, request.count, request.seconds)
 }

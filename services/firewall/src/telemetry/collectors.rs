@@ -114,8 +114,10 @@ mod tests {
 
     #[tokio::test]
     async fn every_collector_gets_every_message() {
-        let [first, second] =
-            [UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("[::1]:0").await.unwrap()];
+        let [first, second] = [
+            UdpSocket::bind("127.0.0.1:0").await.unwrap(),
+            UdpSocket::bind("[::1]:0").await.unwrap(),
+        ];
         let addresses = vec![first.local_addr().unwrap(), second.local_addr().unwrap()];
         let mut collectors = Collectors::start(addresses);
         collectors.send(vec![vec![1, 2, 3], vec![4; 1232]]);
@@ -123,7 +125,8 @@ mod tests {
         for socket in [first, second] {
             let mut bytes = [0; 2000];
             for expected in [3, 1232] {
-                let received = tokio::time::timeout(Duration::from_secs(5), socket.recv(&mut bytes));
+                let received =
+                    tokio::time::timeout(Duration::from_secs(5), socket.recv(&mut bytes));
                 assert_eq!(received.await.unwrap().unwrap(), expected);
             }
         }

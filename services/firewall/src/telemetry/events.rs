@@ -133,7 +133,12 @@ impl EventLog {
     }
 
     /// What is to be said of a flow that has ended.
-    pub fn ended(&mut self, record: &FlowRecord, reason: EndReason, now: Instant) -> Option<Record> {
+    pub fn ended(
+        &mut self,
+        record: &FlowRecord,
+        reason: EndReason,
+        now: Instant,
+    ) -> Option<Record> {
         if !self.all_flows && record.flags & LOGGED == 0 {
             return None;
         }
@@ -211,7 +216,8 @@ impl EventLog {
 impl Record {
     /// Writes it to the journal.
     pub fn write(&self) {
-        let (Self::Hit { subject, .. } | Self::Start { subject } | Self::End { subject, .. }) = self;
+        let (Self::Hit { subject, .. } | Self::Start { subject } | Self::End { subject, .. }) =
+            self;
         let Subject { protocol, from, to, source, destination, rule } = subject;
         match self {
             Self::Hit { action, untold, .. } => tracing::info!(

@@ -41,9 +41,7 @@ pub fn capture(
 ) -> Result<CaptureFilter, FilterError> {
     let (host, mask) = match host(&request.host)? {
         None => ([0; 4], [0; 4]),
-        Some(network) => {
-            (words(network.network().octets()), words(network.netmask().octets()))
-        }
+        Some(network) => (words(network.network().octets()), words(network.netmask().octets())),
     };
     let reason = match request.reason.as_str() {
         "" => ANY_REASON,
@@ -162,7 +160,10 @@ mod tests {
         let filter = capture(&request, &zones()).unwrap();
         let mapped = 0xffff_u32.to_be();
         assert_eq!(filter.host, [0, 0, mapped, u32::from_ne_bytes([10, 1, 0, 0])]);
-        assert_eq!(filter.mask, [u32::MAX, u32::MAX, u32::MAX, u32::from_ne_bytes([255, 255, 0, 0])]);
+        assert_eq!(
+            filter.mask,
+            [u32::MAX, u32::MAX, u32::MAX, u32::from_ne_bytes([255, 255, 0, 0])]
+        );
         assert_eq!((filter.port, filter.protocol, filter.zone), (443_u16.to_be(), TCP, 2));
         assert_eq!(filter.reason, Counter::DropPolicy as u16);
         assert_eq!((filter.flags, filter.sample, filter.snap), (DROPPED_ONLY, u32::MAX / 4, 96));
@@ -172,7 +173,8 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_named_with_what_is() {
-        let refused = |request: CaptureRequest| capture(&request, &zones()).unwrap_err().to_string();
+        let refused =
+            |request: CaptureRequest| capture(&request, &zones()).unwrap_err().to_string();
         let request = CaptureRequest::default;
         assert_eq!(
             refused(CaptureRequest { zone: "dmz".into(), ..request() }),
@@ -182,10 +184,14 @@ mod tests {
             refused(CaptureRequest { host: "10.0.0".into(), ..request() }),
             "host: `10.0.0` is neither an address nor a prefix"
         );
-        assert!(refused(CaptureRequest { reason: "forwarded".into(), ..request() })
-            .starts_with("reason: there is no `forwarded`: drop.policy, "));
-        assert!(refused(CaptureRequest { protocol: "sctp".into(), ..request() })
-            .starts_with("protocol: `sctp` is not a protocol"));
+        assert!(
+            refused(CaptureRequest { reason: "forwarded".into(), ..request() })
+                .starts_with("reason: there is no `forwarded`: drop.policy, ")
+        );
+        assert!(
+            refused(CaptureRequest { protocol: "sctp".into(), ..request() })
+                .starts_with("protocol: `sctp` is not a protocol")
+        );
         assert_eq!(
             refused(CaptureRequest { snap: 10_000, ..request() }),
             "snap: 10000 is more than 9216 bytes"

@@ -200,11 +200,10 @@ mod tests {
             }
         }
         let name = |name: &'static str| InterfaceDescriptionOption::IfName(name.into());
-        assert_eq!(names.iter().map(|options| options[0].clone()).collect::<Vec<_>>(), [
-            name("br0"),
-            name("eth0"),
-            name("index 9")
-        ]);
+        assert_eq!(
+            names.iter().map(|options| options[0].clone()).collect::<Vec<_>>(),
+            [name("br0"), name("eth0"), name("index 9")]
+        );
         assert_eq!(packets.iter().map(|p| p.interface_id).collect::<Vec<_>>(), [0, 1, 1, 2]);
         let first = &packets[0];
         assert_eq!(first.timestamp, Duration::from_nanos(1_795_341_605_000_000_123));

@@ -60,8 +60,7 @@ impl Link {
     /// An ICMP message of another type than echo.
     pub fn icmp(self, source: Ipv4Addr, to: Ipv4Addr, kind: u8) -> Vec<u8> {
         let mut frame = Vec::new();
-        let unknown =
-            Icmpv4Type::Unknown { type_u8: kind, code_u8: 0, bytes5to8: [0, 1, 0, 1] };
+        let unknown = Icmpv4Type::Unknown { type_u8: kind, code_u8: 0, bytes5to8: [0, 1, 0, 1] };
         PacketBuilder::ethernet2(self.from, self.to)
             .ipv4(source.octets(), to.octets(), 64)
             .icmpv4(unknown)

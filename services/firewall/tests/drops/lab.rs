@@ -7,12 +7,7 @@
 //!  in no zone          └ stray ── stray      not the firewall's
 //! ```
 
-use std::{
-    collections::BTreeMap,
-    net::Ipv4Addr,
-    os::fd::AsRawFd,
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, net::Ipv4Addr, os::fd::AsRawFd, path::PathBuf};
 
 use anyhow::{Context, Result};
 use portcullis_bus::{firewall::DropCount, network::InterfaceStatus};
@@ -53,6 +48,7 @@ max_flows = 1024
 services = ["dns", "ping"]
 [firewall.zones.wan]
 masquerade = true
+bogons = false
 [firewall.zones.dmz]
 [firewall.zones.bare]
 masquerade = true
@@ -225,7 +221,10 @@ impl Lab {
                 Ok(())
             })
         }?;
-        station.socket.send_to(frame, &address).with_context(|| format!("{} bytes", frame.len()))?;
+        station
+            .socket
+            .send_to(frame, &address)
+            .with_context(|| format!("{} bytes", frame.len()))?;
         Ok(())
     }
 

@@ -1,6 +1,10 @@
 //! The table: reason, zones, and what provokes it.
 
-use std::{io::Write, net::{Ipv4Addr, TcpListener, TcpStream}, time::Duration};
+use std::{
+    io::Write,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use aya::maps::{Map, MapData, ProgramArray};
@@ -55,7 +59,7 @@ pub const LINES: &[Line] = &[
     line(Counter::DropTooBig, "lan", "wan", larger_than_the_next_link),
     line(Counter::DropVlan, "lan", "", tag_behind_a_priority_tag),
     line(Counter::DropBlocked, "wan", "", from_the_blocklist),
-    line(Counter::DropBogon, "wan", "", from_a_private_address),
+    line(Counter::DropBogon, "bare", "", from_a_private_address),
     line(Counter::DropFloodSource, "dmz", "", many_from_one_source),
     line(Counter::DropFloodTotal, "dmz", "", many_from_many_sources),
     line(Counter::DropUnproven, "wan", "", syn_while_cookies_are_asked_for),
@@ -275,7 +279,7 @@ fn from_the_blocklist(lab: &mut Lab) -> Result<()> {
 }
 
 fn from_a_private_address(lab: &mut Lab) -> Result<()> {
-    lab.send("wan", &lab.link("wan").ping(Ipv4Addr::new(172, 16, 5, 5), WAN, 1))
+    lab.send("bare", &lab.link("bare").ping(Ipv4Addr::new(172, 16, 5, 5), WAN, 1))
 }
 
 fn many_from_one_source(lab: &mut Lab) -> Result<()> {

@@ -40,7 +40,8 @@ impl Encoder {
         for template in &TEMPLATES {
             for flow in flows.iter().filter(|flow| template_of(flow).id == template.id) {
                 if !message.has_room(template) {
-                    messages.push(self.finish(std::mem::replace(&mut message, Message::new()), unix_s));
+                    messages
+                        .push(self.finish(std::mem::replace(&mut message, Message::new()), unix_s));
                 }
                 message.record(template, flow);
             }

@@ -9,8 +9,9 @@ use netflow_parser::{
     variable_versions::ipfix::{FlowSetBody, IPFix},
 };
 use portcullis_datapath_abi::{
-    FlowKey, FlowKey6, FlowRecord, from_address,
-    flow::{ACK, Ends4, FIN, IPV6, Side, SYN, TCP, UDP},
+    FlowKey, FlowKey6, FlowRecord,
+    flow::{ACK, Ends4, FIN, IPV6, SYN, Side, TCP, UDP},
+    from_address,
 };
 use proptest::prelude::*;
 
@@ -82,8 +83,8 @@ fn tick_s(tick: u32) -> u64 {
 
 /// A masqueraded connection of 100 packets there and 200 back.
 fn connection() -> FlowRecord {
-    let key = |source: [u8; 4], source_port: u16, destination: [u8; 4], destination_port: u16| {
-        FlowKey {
+    let key =
+        |source: [u8; 4], source_port: u16, destination: [u8; 4], destination_port: u16| FlowKey {
             source: from_address(source.into()),
             destination: from_address(destination.into()),
             source_port: source_port.to_be(),
@@ -91,8 +92,7 @@ fn connection() -> FlowRecord {
             protocol: TCP,
             zone: 1,
             reserved: 0,
-        }
-    };
+        };
     let ends = Ends4 {
         keys: [
             key([192, 168, 77, 100], 50_112, [198, 51, 100, 7], 443),
