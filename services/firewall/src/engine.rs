@@ -84,13 +84,16 @@ impl Datapath {
 }
 
 impl Engine {
-    /// Opens the datapath of a part; nothing that runs already is changed. For nftables the
+    /// Opens the datapath of a part; what filters already is not changed. For nftables the
     /// kernel's modules must be there.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn open(pins: PathBuf, part: FirewallPart) -> Result<Self> {
         let datapath = Datapath::open(&pins, part)?;
+        if let Datapath::Nftables(nftables) = &datapath {
+            nftables.close()?;
+        }
         Ok(Self { pins, datapath, interfaces: None, leftover: true })
     }
 

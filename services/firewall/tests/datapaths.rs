@@ -60,7 +60,19 @@ struct Site {
 }
 
 impl Site {
+    /// With the datapath in force.
     fn new(datapath: Datapath) -> Result<Self> {
+        let mut site = Self::begin(datapath)?;
+        let interfaces = site.interfaces()?;
+        site.act(|engine| {
+            engine.set_interfaces(interfaces)?;
+            Ok(())
+        })?;
+        Ok(site)
+    }
+
+    /// Before anything is known of the interfaces; forwarding is on already.
+    fn begin(datapath: Datapath) -> Result<Self> {
         let (host, router, server) =
             (Namespace::new("swhost")?, Namespace::new("swrtr")?, Namespace::new("swsrv")?);
         router.join("lan", &host, "eth0")?;
@@ -73,14 +85,8 @@ impl Site {
         server.run(&format!("ip route add 192.168.77.0/24 via {WAN}"))?;
         let pins = Pins::new()?;
         let engine = router.enter(|| Ok(Engine::open(pins.0.clone(), part(datapath)?)?))?;
-        let mut site = Self { host, router, server, pins, engine };
-        let interfaces = site.interfaces()?;
-        site.act(|engine| {
-            engine.set_interfaces(interfaces)?;
-            Ok(())
-        })?;
-        site.router.run("sysctl -qw net.ipv4.ip_forward=1")?;
-        Ok(site)
+        router.run("sysctl -qw net.ipv4.ip_forward=1")?;
+        Ok(Self { host, router, server, pins, engine })
     }
 
     fn interfaces(&self) -> Result<Vec<InterfaceStatus>> {
@@ -235,6 +241,28 @@ fn if_the_other_datapath_cannot_come_the_old_one_stays() -> Result<()> {
     ensure!(error.to_string().contains("the ruleset stays as it was"), "{error}");
     ensure!(site.passes()?);
     site.is_only(Datapath::Ebpf)
+}
+
+#[test]
+fn nftables_is_closed_until_the_interfaces_are_known_and_stays_over_a_restart() -> Result<()> {
+    let mut site = Site::begin(Datapath::Nftables)?;
+    let reaches_router = |site: &Site| -> Result<bool> {
+        let ping = ["-c", "1", "-W", "1", &ROUTER.to_string()].map(str::to_owned);
+        Ok(site.host.command("ping").args(ping).output()?.status.success())
+    };
+    ensure!(!site.passes()? && !reaches_router(&site)?);
+    let interfaces = site.interfaces()?;
+    site.act(|engine| {
+        engine.set_interfaces(interfaces)?;
+        Ok(())
+    })?;
+    ensure!(site.passes()? && reaches_router(&site)?);
+    // The service starts again: what was in force stays until it knows more.
+    let Site { router, pins, .. } = &site;
+    let again = router.enter(|| Ok(Engine::open(pins.0.clone(), part(Datapath::Nftables)?)?))?;
+    site.engine = again;
+    ensure!(site.passes()? && reaches_router(&site)?);
+    Ok(())
 }
 
 #[test]

@@ -56,9 +56,11 @@ fn the_default_and_the_whole_mean_the_same_as_text_and_as_messages() -> Result<(
 #[test]
 fn what_nftables_cannot_do_is_said() -> Result<()> {
     let Compiled { problems, .. } = compiled(include_str!("whole.toml"))?;
-    ensure!(problems.len() == 2, "{problems:?}");
+    ensure!(problems.len() == 4, "{problems:?}");
     ensure!(problems.iter().any(|problem| problem.contains("rule telephones: full_cone")));
-    ensure!(problems.iter().any(|problem| problem.contains("syn_cookies")));
+    for what in ["syn_cookies", "flow_export", "log.flows"] {
+        ensure!(problems.iter().any(|problem| problem.contains(what)), "{problems:?}");
+    }
     Ok(())
 }
 
@@ -87,7 +89,7 @@ fn ten_thousand_rules_are_compiled_and_in_force_within_seconds() -> Result<()> {
     let rules = table.chains.iter().find(|chain| chain.name == "forward.lan.wan");
     let rules = rules.context("the chain of the pair")?.rules.len();
     ensure!(rules > 10_000, "{rules}");
-    // Measured 0.05 s and 0.2 s in a release build; this is a debug build on a busy machine.
+    // A debug build on a busy machine; what matters is that it does not grow with the square.
     ensure!(compiled.as_secs() < 5 && loaded.as_secs() < 20, "{compiled:?} {loaded:?}");
     Ok(())
 }

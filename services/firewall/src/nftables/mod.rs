@@ -18,7 +18,7 @@ use portcullis_bus::{
 };
 use portcullis_model::part::FirewallPart;
 use portcullis_nftables::{
-    compile::{Compiled, TABLE, compile},
+    compile::{Compiled, Site, TABLE, compile},
     conntrack::{Flow, settings},
     kernel::{KernelError, Netfilter, write_setting},
     text,
@@ -50,6 +50,19 @@ impl Nftables {
     pub fn open(part: FirewallPart) -> Result<Self, KernelError> {
         let netfilter = Netfilter::open()?;
         Ok(Self { netfilter, part, interfaces: None, compiled: None, boundary: None })
+    }
+
+    /// Lets nothing in and nothing through, if there is no ruleset of an earlier run: until the
+    /// interfaces are known, and if they never are.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn close(&self) -> Result<(), KernelError> {
+        if self.netfilter.counters(TABLE)?.is_empty() {
+            let nowhere = Site::default();
+            self.netfilter.replace(compile(&self.part.firewall, &nowhere).table)?;
+        }
+        Ok(())
     }
 
     /// Removes the ruleset, if there is one; for when another datapath is in force.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::Ipv6Addr};
 use ipnet::{IpNet, Ipv6Net};
 use portcullis_model::{
     Name,
-    firewall::{AddressRanges, FloodLimit, SynCookies},
+    firewall::{AddressRanges, FloodLimit},
 };
 
 use super::{
@@ -35,13 +35,6 @@ impl Compiler<'_> {
         rules.extend(self.blocklist());
         rules.extend(self.bogons());
         rules.extend(self.floods());
-        if self.firewall.protection.syn_cookies == SynCookies::Always {
-            self.problems.push(
-                "protection.syn_cookies: nftables answers no SYN for hosts inside; there are no \
-                 cookies for them"
-                    .to_owned(),
-            );
-        }
         if rules.len() > 1 {
             self.base("guard", ChainType::Filter, Hook::Prerouting, MANGLE, rules);
         }

@@ -25,7 +25,10 @@ mod sets;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use portcullis_model::{Name, firewall::Firewall};
+use portcullis_model::{
+    Name,
+    firewall::{Firewall, SynCookies},
+};
 
 pub use accounts::{counter_name, reason_and_pair};
 
@@ -71,6 +74,7 @@ pub struct Compiled {
 /// Compiles.
 pub fn compile(firewall: &Firewall, site: &Site) -> Compiled {
     let mut compiler = Compiler::new(firewall, site);
+    compiler.say_what_is_missing();
     let groups = rules::groups(&mut compiler);
     compiler.guard();
     compiler.port_forwards_and_static();
@@ -112,6 +116,23 @@ impl<'a> Compiler<'a> {
             pool: Pool::default(),
             chains: Vec::new(),
             problems: Vec::new(),
+        }
+    }
+
+    /// What of the configuration has no counterpart here; single rules say it themselves.
+    fn say_what_is_missing(&mut self) {
+        let firewall = self.firewall;
+        for (missing, what) in [
+            (
+                firewall.protection.syn_cookies == SynCookies::Always,
+                "protection.syn_cookies: no SYN for hosts inside is answered with a cookie",
+            ),
+            (!firewall.flow_export.collectors.is_empty(), "flow_export: no flow records are sent"),
+            (firewall.log.flows, "log.flows: start and end of flows are not logged"),
+        ] {
+            if missing {
+                self.problems.push(format!("{what} while firewall.datapath is nftables"));
+            }
         }
     }
 
