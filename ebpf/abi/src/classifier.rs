@@ -14,7 +14,7 @@
 //!
 //! | line | words |
 //! |---|---|
-//! | [`HEADER`] | 0; zones, line of the first rule (halves); nodes of [`Dimension::Service`], [`Dimension::SourcePort`] (halves); 0. Also the class of no bits |
+//! | [`HEADER`] | 0; zones, line of the first rule (halves); nodes of [`Dimension::Service`], [`Dimension::SourcePort`] (halves); 0, number of rules (halves). Also the class of no bits |
 //! | [`any`] | a class |
 //! | a class | summary; first block |
 //! | a block | 256 bits |

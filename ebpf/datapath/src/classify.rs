@@ -119,6 +119,16 @@ pub fn classify<T: PolicyTables>(tables: &T, question: &Question<'_>) -> Ruling 
     ruling
 }
 
+/// Whether there are rules for flows between two zones.
+#[inline(always)]
+pub fn has_rules<T: PolicyTables>(tables: &T, from: u8, to: u8) -> bool {
+    let bank = tables.bank();
+    let Some(header) = tables.line(bank, HEADER) else {
+        return false;
+    };
+    tables.line(bank, pair(header.low(1), from, to)).is_some_and(|pair| pair.word(1) != 0)
+}
+
 /// What is known of a packet on the way to its rule.
 struct Search {
     bank: u32,
@@ -140,8 +150,8 @@ fn deciding_line<T: PolicyTables>(tables: &T, bank: u32, question: &Question<'_>
     let Some(pair) = tables.line(bank, zones) else {
         return HEADER;
     };
-    // The last word is 0, the class of no bits; only the verifier must not know, lest it follows each
-    // dimension's absence through all that comes.
+    // The lower half of the last word is 0, the class of no bits; only the verifier must not know,
+    // lest it follows each dimension's absence through all that comes.
     let mut search =
         Search { bank, asked: pair.high(2), blocks: pair.word(1), classes: [header.low(3); 5] };
     // One after the other in so many words: with a loop the verifier would have to follow an index

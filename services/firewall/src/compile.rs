@@ -13,7 +13,7 @@ use portcullis_datapath_abi::{
     Interface, Zone, from_address,
     policy::{self, INTERFACE_SLOTS, MAX_ADDRESSES, MAX_ZONES},
 };
-use portcullis_model::{Name, RouterService, part::FirewallPart};
+use portcullis_model::{Label, Name, RouterService, part::FirewallPart};
 use portcullis_policy::{Compiled, Nat, NatInterface, Resolved, Surroundings, compile_nat};
 
 use crate::{
@@ -30,6 +30,8 @@ pub struct Desired {
     pub zones: Vec<Zone>,
     /// The rules without names.
     pub resolved: Resolved,
+    /// Numbers of the rules, which they keep.
+    pub numbers: BTreeMap<Label, u16>,
     /// The rules as tables; `None` if they could not be compiled.
     pub policy: Option<Arc<Compiled>>,
     /// Port forwards, 1:1 addresses, pools.
@@ -131,11 +133,6 @@ pub fn surroundings(
         let nets = status.addresses.iter().filter_map(|text| text.parse::<IpNet>().ok());
         Some((name.clone(), nets.collect()))
     });
-    let numbers = standing
-        .before
-        .into_iter()
-        .flat_map(|before| &before.resolved.rules)
-        .map(|rule| (rule.name.clone(), rule.number));
     let outward = interfaces.iter().find(|status| status.gateway.is_some());
     let default_route =
         outward.and_then(|status| part.interfaces.get_key_value(status.name.as_str()));
@@ -144,7 +141,7 @@ pub fn surroundings(
         addresses: addresses.collect(),
         default_route: default_route.map(|(name, _)| name.clone()),
         unix_s: standing.unix_s,
-        numbers: numbers.collect(),
+        numbers: standing.before.map(|before| before.numbers.clone()).unwrap_or_default(),
     }
 }
 
@@ -158,6 +155,8 @@ fn compile_policy(
     let surroundings = surroundings(part, interfaces, ids, standing);
     let before = standing.before.map(|before| &before.resolved);
     desired.resolved = portcullis_policy::resolve(part, &surroundings);
+    let numbers = desired.resolved.rules.iter().map(|rule| (rule.name.clone(), rule.number));
+    desired.numbers = numbers.collect();
     if before == Some(&desired.resolved)
         && let Some(policy) = standing.before.and_then(|before| before.policy.clone())
     {

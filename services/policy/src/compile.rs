@@ -87,7 +87,8 @@ pub fn compile(resolved: &Resolved) -> Result<Compiled, CompileError> {
             Dimension::Mac => compiler.addresses(dimension, 48, &any),
         }
     }
-    compiler.put(HEADER, [0, halves(zones, first_rule), halves(roots[0], roots[1]), 0]);
+    let count = halves(0, rules.len() as u32);
+    compiler.put(HEADER, [0, halves(zones, first_rule), halves(roots[0], roots[1]), count]);
     compiler.pairs(resolved);
     Ok(Compiled { lines: compiler.lines, classes: compiler.entries })
 }

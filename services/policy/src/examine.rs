@@ -151,7 +151,7 @@ impl Examiner<'_> {
         let mut pieces = vec![Piece::of(rule)];
         let mut by = Vec::new();
         for other in self.rules.iter().take(position).filter(|other| may_hide(other, rule)) {
-            self.budget = self.budget.checked_sub(pieces.len()).unwrap_or_default();
+            self.budget = self.budget.saturating_sub(pieces.len());
             if self.budget == 0 {
                 return None;
             }

@@ -1,6 +1,6 @@
 //! The compiled rules in mapped memory.
 
-use std::{io, path::Path, sync::atomic::Ordering};
+use std::{collections::BTreeMap, io, path::Path, sync::atomic::Ordering};
 
 use portcullis_datapath_abi::{
     classifier::{HEADER, Line, slot},
@@ -37,6 +37,16 @@ impl PolicyLines {
             self.set(slot(bank, number), *words);
         }
         Ok(())
+    }
+
+    /// Numbers of the rules in a bank, by the hashes of their names.
+    pub fn numbers(&self, bank: u32) -> BTreeMap<u32, u16> {
+        let line = |number| self.0.get(slot(bank, number));
+        let Some(header) = line(HEADER) else { return BTreeMap::new() };
+        let (first, count) = (header.high(1), header.high(3).min(self.capacity()));
+        (first..first.saturating_add(count))
+            .filter_map(|number| line(number).map(|rule| (rule.high(1), rule.low(0) as u16)))
+            .collect()
     }
 
     /// Takes over what a policy of another size says, at the same places.

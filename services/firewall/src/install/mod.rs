@@ -28,6 +28,8 @@ use crate::{
 pub struct InForce {
     policy: Option<Arc<Compiled>>,
     nat: Option<Nat>,
+    /// The other bank holds a policy that was in force before.
+    outdated: bool,
 }
 
 /// Writes what differs. Returns whether anything did, and what is gone.
@@ -45,6 +47,19 @@ pub fn install(
     changed |= addresses::install(maps, desired, &mut gone)?;
     changed |= install_banked(maps, desired, in_force, &mut gone)?;
     Ok((changed, gone))
+}
+
+/// Gives up the memory of the rules that were in force before. To be called some time after
+/// [`install`], when no packet sees them any more.
+///
+/// # Errors
+/// What the kernel says.
+pub fn clear_idle(maps: &Maps, in_force: &mut InForce) -> Result<()> {
+    if in_force.outdated {
+        policy::clear(maps, maps.config()?.bank & 1 ^ 1)?;
+        in_force.outdated = false;
+    }
+    Ok(())
 }
 
 fn install_banked(
@@ -76,6 +91,7 @@ fn install_banked(
     maps.change_config(|config| config.bank = banks)?;
     if let Some(wanted) = wanted {
         in_force.policy = Some(wanted.clone());
+        in_force.outdated = true;
     }
     if nat_differs {
         in_force.nat = Some(desired.nat.clone());
