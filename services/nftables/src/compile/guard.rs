@@ -63,14 +63,12 @@ impl Compiler<'_> {
         rules
     }
 
-    /// Sources that cannot be on the internet, but for the networks that the router is in, its
-    /// links among them.
+    /// Sources that cannot be on the internet, but for the networks of the zone itself, its links
+    /// among them: there are routers behind routers.
     fn bogons(&mut self) -> Vec<Rule> {
         let firewall = self.firewall;
         let zones = firewall.zones.iter().filter(|(_, zone)| zone.bogons);
         let zones: BTreeSet<&Name> = zones.map(|(name, _)| name).collect();
-        let addresses = self.site.interfaces.iter().flat_map(|one| &one.addresses);
-        let own: Vec<IpNet> = addresses.map(IpNet::trunc).chain([LINK_LOCAL]).collect();
         let mut rules = Vec::new();
         for family in Family::BOTH {
             let is_family = |net: &&IpNet| net.addr().is_ipv4() == (family == Family::V4);
@@ -81,10 +79,16 @@ impl Compiler<'_> {
             }
             let key = key_of(family);
             let set = Set::intervals(format!("bogons{}", family.digit()), key, bogons);
-            let own: Vec<(Value, Value)> = own.iter().filter(is_family).map(net_range).collect();
-            let except = Set::intervals(format!("own{}", family.digit()), key, own);
             for zone in &zones {
                 let Some(from) = self.arrives_by(zone) else { continue };
+                let interfaces = self.site.interfaces.iter().filter(|one| one.zone == **zone);
+                let own: Vec<IpNet> = interfaces
+                    .flat_map(|one| &one.addresses)
+                    .map(IpNet::trunc)
+                    .chain([LINK_LOCAL])
+                    .collect();
+                let own = own.iter().filter(is_family).map(net_range);
+                let except = Set::intervals(format!("own{}.{zone}", family.digit()), key, own);
                 let refused = [self.count("drop.bogon", Some((zone.as_str(), ""))), drop()];
                 let mut matched = vec![
                     from,
