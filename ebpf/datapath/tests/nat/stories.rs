@@ -12,7 +12,8 @@ use portcullis_datapath_abi::{
 
 use crate::{
     frames::{
-        HOST, LAN, OUTSIDE, ROUTER, SERVER, WAN, WAN_ZONE, datagram, echo, ethernet, pass, tcp, udp,
+        HOST, LAN, OUTSIDE, ROUTER, SERVER, WAN, WAN_ZONE, datagram, echo, ethernet, icmp_error, pass,
+        sum, tcp, udp,
     },
     site::*,
 };
@@ -306,4 +307,23 @@ fn tcp_is_translated_like_udp() {
     // RFC 5382 REQ-4: an unsolicited SYN to a mapping is not answered by a reset.
     let stray = datagram(CLIENT, OUTSIDE, 6, 64, &tcp(2000, 1000, 2, b""));
     assert_eq!(pass(&site, WAN, &stray), Err("drop.policy".to_owned()));
+}
+
+#[test]
+fn errors_about_hairpinned_packets_come_back() {
+    // RFC 5508 REQ-7 b: the host that was reached by its external end has no such port.
+    let site = site();
+    send(&site, LAN, (HOST, 4000), (SERVER, 53)).unwrap();
+    send(&site, LAN, (OTHER_HOST, 5000), (SERVER, 53)).unwrap();
+    let sent = datagram(HOST, OUTSIDE, 17, 64, &udp(4000, 5000, b"hello"));
+    let there = pass(&site, LAN, &sent).unwrap();
+    assert_eq!(ends(&there), [(OUTSIDE, 4000), (OTHER_HOST, 5000)]);
+    let error = datagram(OTHER_HOST, OUTSIDE, 1, 64, &icmp_error(3, 3, &there));
+    let back = pass(&site, LAN, &error).unwrap();
+    assert_eq!(back[12..16], OUTSIDE.octets(), "the peer that it knows");
+    assert_eq!(back[16..20], HOST.octets());
+    assert_eq!(ends(&back[28..]), [(HOST, 4000), (OUTSIDE, 5000)], "what it sent");
+    let quoted = &back[28..];
+    assert_eq!(sum(&quoted[..20]), 0xffff);
+    assert_eq!(sum(&back[20..]), 0xffff, "the error's checksum");
 }
