@@ -74,9 +74,8 @@ mod machine {
                     _failure: Ordering,
                 ) -> Result<$Integer, $Integer> {
                     // SAFETY: as above.
-                    let (before, swapped) = unsafe {
-                        atomic_cxchg::<_, SEQ_CST, SEQ_CST>(self.0.get(), current, new)
-                    };
+                    let (before, swapped) =
+                        unsafe { atomic_cxchg::<_, SEQ_CST, SEQ_CST>(self.0.get(), current, new) };
                     if swapped { Ok(before) } else { Err(before) }
                 }
 

@@ -202,11 +202,8 @@ fn insert_locked<M: Memory>(memory: &M, hash: Hash, payload: u32) -> Result<(), 
     }
     let entry = hash.entry(payload);
     let used = occupancy(first);
-    let (one, other) = if used >= CROWDED && used > occupancy(second) {
-        (second, first)
-    } else {
-        (first, second)
-    };
+    let (one, other) =
+        if used >= CROWDED && used > occupancy(second) { (second, first) } else { (first, second) };
     if place(one, entry) || place(other, entry) { Ok(()) } else { Err(InsertError::Full) }
 }
 

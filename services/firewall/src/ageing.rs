@@ -217,8 +217,7 @@ mod tests {
         let full = Pressure::of(1000, 1000, false);
         let unreplied = flow(UDP, [0; 2], [1, 0], 100);
         let closed = flow(TCP, [SYN | ACK | FIN; 2], [5, 5], 100);
-        let established =
-            [flow(UDP, [0; 2], [1, 1], 100), flow(TCP, [SYN | ACK; 2], [5, 5], 100)];
+        let established = [flow(UDP, [0; 2], [1, 1], 100), flow(TCP, [SYN | ACK; 2], [5, 5], 100)];
         let gone = |flow: &FlowRecord, pressure| expired(flow, &timeouts, pressure, 104);
         assert!(gone(&unreplied, full) && gone(&closed, full));
         assert!(!gone(&unreplied, Pressure::NONE) && !gone(&closed, Pressure::NONE));

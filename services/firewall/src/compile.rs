@@ -211,13 +211,7 @@ fn add_interface(desired: &mut Desired, status: &InterfaceStatus, zone: u8) {
     }
     desired.interfaces.insert(
         slot,
-        Interface {
-            index: status.index,
-            nat_address,
-            mac: mac(&status.mac),
-            zone,
-            flags: 0,
-        },
+        Interface { index: status.index, nat_address, mac: mac(&status.mac), zone, flags: 0 },
     );
 }
 
@@ -348,7 +342,10 @@ mod tests {
         assert!(desired.policy.is_some());
         let pair = |from, to| desired.resolved.default_of(zone(from) as u8, zone(to) as u8).action;
         assert_eq!([pair("lan", "wan"), pair("wan", "lan")], [Action::Allow, Action::Deny]);
-        assert_eq!(desired.zones.get(zone("wan")).map(|zone| zone.flags & policy::MASQUERADE), Some(1));
+        assert_eq!(
+            desired.zones.get(zone("wan")).map(|zone| zone.flags & policy::MASQUERADE),
+            Some(1)
+        );
     }
 
     #[test]
@@ -409,11 +406,8 @@ mod tests {
         let card = InterfaceStatus { ports: vec![port("lan")], ..interface("lan", 2, &[]) };
         let bridge =
             InterfaceStatus { ports: vec![port("eth1"), port("eth2")], ..interface("wan", 3, &[]) };
-        let desired = compile(
-            &part,
-            &[card, bridge, interface("ppp", 4, &[])],
-            &Standing::default(),
-        );
+        let desired =
+            compile(&part, &[card, bridge, interface("ppp", 4, &[])], &Standing::default());
         let kinds: Vec<_> = desired.devices.values().map(|device| &device.kind).collect();
         assert_eq!(kinds, [&Kind::Card("igc".to_owned()), &Kind::Bridge, &Kind::Virtual]);
         let wishes: Vec<_> = desired.devices.values().map(|device| device.wish).collect();

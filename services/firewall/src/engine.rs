@@ -50,14 +50,14 @@ pub struct Engine {
 
 enum Datapath {
     Ebpf(Box<Firewall>),
-    Nftables(Nftables),
+    Nftables(Box<Nftables>),
 }
 
 impl Datapath {
     fn open(pins: &Path, part: FirewallPart) -> Result<Self> {
         Ok(match part.firewall.datapath {
             Kind::Ebpf => Self::Ebpf(Box::new(Firewall::open(pins.to_owned(), part)?)),
-            Kind::Nftables => Self::Nftables(Nftables::open(part)?),
+            Kind::Nftables => Self::Nftables(Box::new(Nftables::open(part)?)),
         })
     }
 

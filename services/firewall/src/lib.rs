@@ -15,6 +15,7 @@
 
 pub mod ageing;
 pub mod compile;
+pub mod connections;
 pub mod datapath;
 pub mod engine;
 mod explain;

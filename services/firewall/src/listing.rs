@@ -69,7 +69,9 @@ impl Filter {
             && self.zone.is_none_or(|zone| ends.from == zone || ends.to == zone)
             && self.port.is_none_or(|port| {
                 let [a, b, c] = [ends.source, ends.destination, ends.translated];
-                a.port() == port || b.port() == port || c.port() == port
+                a.port() == port
+                    || b.port() == port
+                    || c.port() == port
                     || ends.translated_destination.port() == port
             })
     }
@@ -216,12 +218,7 @@ impl Ends {
     }
 }
 
-fn show(
-    record: &FlowRecord,
-    zones: &BTreeMap<u8, String>,
-    timeouts: &Timeouts,
-    now: u32,
-) -> Shown {
+fn show(record: &FlowRecord, zones: &BTreeMap<u8, String>, timeouts: &Timeouts, now: u32) -> Shown {
     let zone = |id: u8| zones.get(&id).cloned().unwrap_or_default();
     let state = ageing::state(record);
     let ends = Ends::of(record);

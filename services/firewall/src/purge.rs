@@ -3,10 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
-use portcullis_datapath_abi::{
-    FlowRecord, address,
-    flow::IPV6,
-};
+use portcullis_datapath_abi::{FlowRecord, address, flow::IPV6};
 
 /// What is gone.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -44,15 +41,22 @@ impl Gone {
 
 /// Whether either end of a flow is in `net`, before or after translation.
 pub fn touches(record: &FlowRecord, net: &IpNet) -> bool {
-    if record.flags & IPV6 != 0 {
+    ends(record).any(|end| net.contains(&end))
+}
+
+/// The addresses of both ends of a flow, before and after translation.
+pub fn ends(record: &FlowRecord) -> impl Iterator<Item = IpAddr> {
+    let addresses = if record.flags & IPV6 != 0 {
         let key = record.ends6();
-        [key.source, key.destination].into_iter().any(|end| net.contains(&IpAddr::from(bytes6(end))))
+        let ends = [key.source, key.destination].map(|end| IpAddr::from(bytes6(end)));
+        let [source, destination] = ends;
+        [Some(source), Some(destination), None, None]
     } else {
-        let keys = record.ends4().keys;
-        keys.iter()
-            .flat_map(|key| [key.source, key.destination])
-            .any(|end| net.contains(&IpAddr::V4(address(end))))
-    }
+        let [original, reply] = record.ends4().keys;
+        [original.source, original.destination, reply.source, reply.destination]
+            .map(|end| Some(IpAddr::V4(address(end))))
+    };
+    addresses.into_iter().flatten()
 }
 
 /// The bytes of an IPv6 address that stands in a record.
@@ -77,9 +81,7 @@ pub fn words6(address: std::net::Ipv6Addr) -> [u32; 4] {
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
-    use portcullis_datapath_abi::{
-        FlowKey, FlowKey6, flow::Ends4, from_address,
-    };
+    use portcullis_datapath_abi::{FlowKey, FlowKey6, flow::Ends4, from_address};
 
     use super::*;
 

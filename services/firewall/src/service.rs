@@ -1,7 +1,7 @@
 //! The service's state: the datapath, and what it shall do. All decisions are in `compile`,
 //! `install`, `ageing` and `hooks`; this puts them together.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use aya::maps::{MapData, RingBuf};
 use portcullis_bus::{
@@ -14,21 +14,24 @@ use portcullis_bus::{
 use portcullis_datapath_abi::{
     Counter, FlowRecord,
     event::Event,
+    guard::BLOCKED,
     map,
     policy::{CAPTURE, EVENTS, ROUTER},
 };
-use portcullis_model::{firewall::Hook as Wish, part::FirewallPart};
-use portcullis_policy::schedule;
+use portcullis_model::{Label, firewall::Hook as Wish, part::FirewallPart};
+use portcullis_policy::{compile::name_hash, schedule};
 use portcullis_runtime::unix_now_s;
 
 use crate::{
     ageing::Pressure,
     compile::{Desired, Standing, compile, name_text, surroundings},
+    connections,
     datapath::{Datapath, Result, Sizes, Tap},
     explain::in_bus_terms,
-    install::{InForce, install},
+    guard::{self, DesiredGuard},
+    install::{self, InForce, guard::InstalledGuard, install},
     listing::{self, Filter},
-    purge::touches,
+    purge::{ends, touches},
     reevaluate::Judge,
     sweep::{Ended, Sweeper, Swept, Terms, now_ticks},
     telemetry::{
@@ -50,6 +53,8 @@ pub struct Firewall {
     interfaces: Option<Vec<InterfaceStatus>>,
     desired: Desired,
     in_force: InForce,
+    guard: DesiredGuard,
+    guarded: InstalledGuard,
     problems: Vec<String>,
     /// Something could not be attached.
     incomplete: bool,
@@ -79,6 +84,8 @@ impl Firewall {
             interfaces: None,
             desired: Desired::default(),
             in_force: InForce::default(),
+            guard: DesiredGuard::default(),
+            guarded: InstalledGuard::default(),
             problems: Vec::new(),
             incomplete: false,
             boundary: None,
@@ -129,6 +136,9 @@ impl Firewall {
     }
 
     fn reconcile(&mut self) -> Result<bool> {
+        if self.desired.numbers.is_empty() {
+            self.desired.numbers = self.numbers_in_force()?;
+        }
         let Some(interfaces) = &self.interfaces else {
             return Ok(false);
         };
@@ -143,6 +153,7 @@ impl Firewall {
             let purged = self.end_where(|record| gone.concerns(record));
             tracing::info!(purged, "flows of vanished addresses or zones removed");
         }
+        changed |= self.guard()?;
         let before = self.datapath.attachments();
         let failures = self.datapath.attach(&self.desired.devices);
         self.incomplete = !failures.is_empty();
@@ -158,6 +169,39 @@ impl Firewall {
             self.routes_changed()?;
         }
         Ok(changed)
+    }
+
+    /// Brings the guard to what the configuration wants. Flows of an address that is blocked now end.
+    fn guard(&mut self) -> Result<bool> {
+        let ids = self.zone_names()?.into_iter();
+        let ids = ids.filter_map(|(id, name)| Some((name.parse().ok()?, id))).collect();
+        let interfaces = self.interfaces.as_deref().unwrap_or_default();
+        self.guard = guard::compile(&self.part, interfaces, &ids);
+        let attacked = !self.pressure.is_none();
+        let (changed, prefixes) =
+            self.guarded.install(self.datapath.maps(), &self.guard, attacked)?;
+        if prefixes && !self.guard.sources.blocked.is_empty() {
+            let trie = self.guard.prefixes();
+            let blocked = |end: IpAddr| trie.flags_of(end) & BLOCKED != 0;
+            let ended = self.end_where(|record| ends(record).any(blocked));
+            if ended != 0 {
+                tracing::info!(ended, "flows of blocked addresses removed");
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Numbers that an earlier run of the service gave to rules: flows of that time have them.
+    fn numbers_in_force(&mut self) -> Result<BTreeMap<Label, u16>> {
+        let maps = self.datapath.maps();
+        let numbers = maps.policy().numbers(maps.config()?.bank);
+        let rules = self.part.firewall.rules.iter();
+        Ok(rules
+            .filter_map(|rule| {
+                let number = numbers.get(&name_hash(rule.name.as_str()))?;
+                Some((rule.name.clone(), *number))
+            })
+            .collect())
     }
 
     /// A larger policy needs larger tables, and these programs that use them: they replace what is
@@ -221,6 +265,16 @@ impl Firewall {
         let capacity = u64::from(self.datapath.max_flows());
         self.pressure = Pressure::of(swept.kept, capacity, refused != self.refused);
         self.refused = refused;
+        if self.interfaces.is_some() {
+            let attacked = !self.pressure.is_none();
+            self.guarded.install(self.datapath.maps(), &self.guard, attacked)?;
+        }
+        let limited =
+            self.part.firewall.rules.iter().any(|rule| rule.connections_per_source.is_some());
+        if limited {
+            connections::recount(self.datapath.maps())?;
+        }
+        install::clear_idle(self.datapath.maps(), &mut self.in_force)?;
         if self.boundary.is_some_and(|boundary| boundary <= unix_now_s()) {
             self.reconcile()?;
         }
@@ -257,8 +311,8 @@ impl Firewall {
             zone_name: &zone_name,
         };
         let flows = self.datapath.maps().flows();
-        let telemetry = &mut self.telemetry;
         let denied = |record: &FlowRecord| !judge.allows(record);
+        let telemetry = &mut self.telemetry;
         let mut on_end = |ended: &Ended<'_>| telemetry.flow_ended(ended);
         Ok(self.sweeper.end_where(flows, denied, &mut on_end))
     }
@@ -288,7 +342,7 @@ impl Firewall {
     /// What the kernel says.
     pub fn status(&mut self) -> Result<DatapathStatus> {
         let config = self.datapath.maps().config()?;
-        let flows = self.swept.kept;
+        let flows = self.datapath.maps().flows().count();
         let mappings = self.swept.mappings;
         Ok(DatapathStatus {
             kind: "ebpf".to_owned(),

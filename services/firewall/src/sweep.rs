@@ -96,17 +96,12 @@ struct Numbers {
     mappings: Vec<u32>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 enum Phase {
+    #[default]
     Release,
     Flows(u32),
     Mappings(u32),
-}
-
-impl Default for Phase {
-    fn default() -> Self {
-        Self::Release
-    }
 }
 
 impl Sweeper {
@@ -265,13 +260,7 @@ impl Sweeper {
         }
     }
 
-    fn clear(
-        &mut self,
-        table: &FlowTable,
-        number: u32,
-        reason: EndReason,
-        on_end: &mut OnEnd<'_>,
-    ) {
+    fn clear(&mut self, table: &FlowTable, number: u32, reason: EndReason, on_end: &mut OnEnd<'_>) {
         if let Some(record) = table.clear(number) {
             self.cleared.flows.push(number);
             self.swept.ended += 1;

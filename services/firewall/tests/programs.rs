@@ -55,7 +55,8 @@ fn xdp_carries_established_flows_and_leaves_the_rest_to_tcx() -> Result<()> {
     let Site { datapath, router, part, .. } = &mut site;
     router.enter(|| {
         let zones = datapath.maps().zones()?;
-        let desired = compile(part, &interfaces, &Standing { zones: &zones, ..Standing::default() });
+        let desired =
+            compile(part, &interfaces, &Standing { zones: &zones, ..Standing::default() });
         for (slot, interface) in &desired.interfaces {
             let mut interface = *interface;
             interface.flags |= XDP_TRANSMIT;

@@ -1,6 +1,6 @@
 //! The whole service as init runs it: a process of its own as user 103 with three capabilities,
 //! between a config and a network service that this test plays. Needs root, util-linux (nsenter,
-//! setpriv), ping, iproute2.
+//! setpriv), ping, iproute2, iperf3.
 #![allow(clippy::print_stdout, reason = "a test harness of its own")]
 
 use std::{
@@ -185,13 +185,47 @@ async fn story() -> Result<()> {
     println!("  killed: packets and flows go on, and it takes them over again");
     service.kill()?;
     host.run("ping -c 1 -W 2 198.51.100.10")?;
-    let _service = Process::start(&router, folder.path(), &pins.0)?;
+    let service = Process::start(&router, folder.path(), &pins.0)?;
     let firewall = connect(&bus).await?;
     until("four attachments", async || Ok(firewall.attachments().await?.len() == 4)).await?;
     ensure!(firewall.flows(10).await?.total == 2, "the flows of both pings");
     let forwarded = firewall.counters().await?;
     let forwarded = forwarded.iter().find(|counter| counter.name == "forwarded");
     ensure!(forwarded.is_some_and(|counter| counter.packets == 4), "{forwarded:?}");
+
+    println!("  a download goes on through a kill, a start and a table of another size");
+    let mut iperf = server.start("iperf3 -s -1")?;
+    listening(&server).await?;
+    let download = std::thread::spawn({
+        let mut client = host.command("iperf3");
+        client.args(["-c", "198.51.100.10", "-R", "-t", "8", "-i", "1", "--json"]);
+        move || client.output()
+    });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    service.kill()?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let service = Process::start(&router, folder.path(), &pins.0)?;
+    let firewall = connect(&bus).await?;
+    until("four attachments", async || Ok(firewall.attachments().await?.len() == 4)).await?;
+    let mut larger = part.clone();
+    larger.firewall.max_flows = 131_072;
+    firewall.apply(serde_json::to_string(&larger)?).await?;
+    ensure!(firewall.datapath().await?.flow_capacity == 131_072);
+    let output = tokio::task::spawn_blocking(move || download.join())
+        .await?
+        .map_err(|_| anyhow::anyhow!("the client panicked"))??;
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    ensure!(output.status.success(), "{report}");
+    let seconds = report.pointer("/intervals").and_then(|i| i.as_array()).context("intervals")?;
+    let bytes = |second: &serde_json::Value| second.pointer("/sum/bytes").and_then(|b| b.as_u64());
+    let still = seconds.iter().filter(|second| bytes(second) < Some(100_000)).count();
+    ensure!(seconds.len() >= 8 && still == 0, "{report}");
+    iperf.wait(PATIENCE)?;
+    let page = firewall.flows(100).await?;
+    ensure!(
+        page.flows.iter().any(|flow| flow.bytes_in > 1_000_000),
+        "its flow was moved: {page:?}"
+    );
 
     println!("  another WAN address: flows of the old one are gone at once");
     router.run("ip address del 198.51.100.2/24 dev eth0")?;
@@ -220,7 +254,58 @@ async fn story() -> Result<()> {
     let reached = host.command("ping").args(["-c", "1", "-W", "1", "198.51.100.10"]).output()?;
     ensure!(!reached.status.success(), "no policy allows it any more");
     ensure!(firewall.apply("{}".to_owned()).await.is_err(), "nonsense is refused");
+
+    println!("  the policy is asked again about flows that it let in before");
+    ensure!(firewall.reevaluate().await? == 1);
+    ensure!(firewall.flows(10).await?.total == 0);
+
+    println!("  rules that need larger tables get them, and flows stay");
+    firewall.apply(serde_json::to_string(&part)?).await?;
+    host.run("ping -c 1 -W 2 198.51.100.10")?;
+    let pings = std::thread::spawn({
+        let mut ping = host.command("ping");
+        ping.args(["-q", "-i", "0.01", "-c", "400", "-W", "2", "198.51.100.10"]);
+        move || ping.output()
+    });
+    let mut many = part.clone();
+    many.firewall.rules = rules(4_000)?;
+    firewall.apply(serde_json::to_string(&many)?).await?;
+    let status = firewall.datapath().await?;
+    ensure!(status.rules == 4_000 && status.problems.is_empty(), "{status:?}");
+    let output = tokio::task::spawn_blocking(move || pings.join())
+        .await?
+        .map_err(|_| anyhow::anyhow!("ping panicked"))??;
+    let output = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.contains(" 0% packet loss"), "{output}");
+    ensure!(firewall.purge("192.168.77.0/24".to_owned()).await? >= 1);
+    ensure!(firewall.purge("nobody".to_owned()).await.is_err());
+    drop(service);
     Ok(())
+}
+
+/// Rules that fit nothing that this test sends.
+fn rules(count: u32) -> Result<Vec<portcullis_model::firewall::Rule>> {
+    let rule = |number: u32| {
+        let address = std::net::Ipv4Addr::from(0xcb00_7100 + number % 256);
+        let rule = serde_json::json!({
+            "name": format!("rule-{number}"),
+            "from": "lan",
+            "to": "wan",
+            "destinations": [address.to_string()],
+            "protocols": ["tcp"],
+            "destination_ports": [10_000 + number],
+            "action": "deny",
+        });
+        Ok(serde_json::from_value(rule)?)
+    };
+    (0..count).map(rule).collect()
+}
+
+async fn listening(namespace: &Namespace) -> Result<()> {
+    until("iperf3", async || {
+        Ok(namespace.run("cat /proc/net/tcp /proc/net/tcp6")?.contains(":1451 "))
+    })
+    .await
 }
 
 fn interfaces(router: &Namespace, wan: &str) -> Result<Vec<InterfaceStatus>> {

@@ -69,7 +69,8 @@ mod tests {
 
         let mut new = Scratch::new(128);
         assert_eq!(carry_over(&mut new.table, &old.table), 4);
-        let moved = new.table.find_mapping(&mapping(1)).and_then(|number| new.table.mapping(number));
+        let moved =
+            new.table.find_mapping(&mapping(1)).and_then(|number| new.table.mapping(number));
         assert_eq!(moved.map(|mapping| mapping.references), Some(3));
         for number in [0, 1, 2, 9] {
             assert!(new.table.knows(&tcp(number)));
@@ -80,7 +81,8 @@ mod tests {
         assert!(old.table.adopt(&tcp(4), None));
         assert_eq!(carry_over(&mut new.table, &old.table), 1);
         assert_eq!(new.table.flows().count(), 5);
-        let moved = new.table.find_mapping(&mapping(1)).and_then(|number| new.table.mapping(number));
+        let moved =
+            new.table.find_mapping(&mapping(1)).and_then(|number| new.table.mapping(number));
         assert_eq!(moved.map(|mapping| mapping.references), Some(3));
     }
 

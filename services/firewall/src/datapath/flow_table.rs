@@ -6,12 +6,10 @@ use std::{
     sync::atomic::{AtomicU8, AtomicU32, Ordering},
 };
 
-use aya::maps::{MapData, MapError, Queue};
+use aya::maps::{MapData, Queue};
 use portcullis_datapath_abi::{
     Config, FlowKey6, FlowRecord, Mapping,
-    flow::{
-        CLEARED, EntryKind, FREE, GONE, IPV6, LIVE, MAPPING_CLOSED, NO_MAPPING, Payload,
-    },
+    flow::{CLEARED, EntryKind, FREE, GONE, IPV6, LIVE, MAPPING_CLOSED, NO_MAPPING, Payload},
     map,
     nat::References,
 };
@@ -112,6 +110,12 @@ impl FlowTable {
         (0..self.flows_used()).filter_map(|number| Some((number, self.flow(number)?)))
     }
 
+    /// How many flows there are.
+    pub fn count(&self) -> u64 {
+        let live = |number: &u32| self.glance(*number).is_some_and(|glance| glance.state == LIVE);
+        (0..self.flows_used()).filter(live).count() as u64
+    }
+
     /// A mapping; `None` beyond the end.
     pub fn mapping(&self, number: u32) -> Option<Mapping> {
         self.mappings.read(number)
@@ -168,13 +172,13 @@ impl FlowTable {
     }
 
     fn leave_mapping(&self, number: u32, now: u32) {
-        let Some((references, mapping)) = self.references(number).zip(self.mappings.pointer(number))
+        let Some((references, mapping)) =
+            self.references(number).zip(self.mappings.pointer(number))
         else {
             return;
         };
         // SAFETY: a field of a mapping in mapped memory; others change it as an atomic.
-        let idle_since =
-            unsafe { AtomicU32::from_ptr(&raw mut (*mapping.as_ptr()).idle_since) };
+        let idle_since = unsafe { AtomicU32::from_ptr(&raw mut (*mapping.as_ptr()).idle_since) };
         idle_since.store(now, Ordering::Relaxed);
         references.release();
         if references.count() == 0 {
@@ -366,10 +370,7 @@ impl FlowTable {
         });
         match fresh {
             Ok(number) => Some(number),
-            Err(_) => match free.pop(0) {
-                Ok(number) => Some(number),
-                Err(MapError::ElementNotFound | _) => None,
-            },
+            Err(_) => free.pop(0).ok(),
         }
     }
 

@@ -68,7 +68,9 @@ pub fn choose(
             _ if !features.receives => (false, format!("{name} has no native XDP")),
             _ if !features.redirects => (false, format!("{name} does not redirect from XDP")),
             Wish::Xdp => (true, "set by firewall.hooks".to_owned()),
-            Wish::Auto if !device.kind.gains() => (false, format!("{name}, XDP costs its offloads")),
+            Wish::Auto if !device.kind.gains() => {
+                (false, format!("{name}, XDP costs its offloads"))
+            }
             Wish::Auto if count < 2 => (false, format!("{name} would be alone in having XDP")),
             Wish::Auto if features.transmits => {
                 (true, format!("{name} receives, redirects and transmits"))
@@ -183,8 +185,7 @@ mod tests {
     fn xdp_sends_by_devices_of_xdp_and_by_those_that_shall_only_receive_with_tcx() {
         let sends = |device: &Device| {
             let index = 1;
-            let choices =
-                choose(&[(index, device.clone())].into(), &[(index, FULL)].into());
+            let choices = choose(&[(index, device.clone())].into(), &[(index, FULL)].into());
             choices.get(&index).is_some_and(|choice| transmits(device, choice, FULL))
         };
         assert!(sends(&card("virtio_net", Wish::Xdp)));

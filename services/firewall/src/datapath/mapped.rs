@@ -25,9 +25,8 @@ impl<T> Mapped<T> {
     /// Maps all of `map`, whose elements are `T`s.
     pub(super) fn of(map: &MapData, name: &'static str) -> Result<Self> {
         let failed = |source| DatapathError::Memory { name, source };
-        let info = map
-            .info()
-            .map_err(|source| DatapathError::Map { name, source: Box::new(source) })?;
+        let info =
+            map.info().map_err(|source| DatapathError::Map { name, source: Box::new(source) })?;
         if info.value_size() as usize != size_of::<T>() {
             return Err(failed(io::Error::other(format!(
                 "elements of {} bytes, expected {}",

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray};
 use portcullis_datapath_abi::{
-    Config, Counter, Interface, Zone,
+    Config, Counter, FlowRecord, Interface, Mapping, Zone,
     counter::{COUNT, Count},
     map,
 };
@@ -21,6 +21,13 @@ const LOAD_EIGHTHS: u64 = 5;
 pub(super) fn buckets(flows: u32) -> u32 {
     let slots = u64::from(flows) * ENTRIES_PER_FLOW * 8 / LOAD_EIGHTHS;
     u32::try_from(slots.div_ceil(portcullis_flow_table::SLOTS as u64)).unwrap_or(u32::MAX).max(1)
+}
+
+/// Memory that a table of a number of flows takes.
+pub(super) fn bytes(flows: u32) -> u64 {
+    // Numbers of free records and mappings stand in queues.
+    let each = size_of::<FlowRecord>() + size_of::<Mapping>() + 2 * size_of::<u32>();
+    u64::from(flows) * each as u64 + u64::from(buckets(flows)) * 64
 }
 
 /// Handles to the pinned maps.
@@ -194,5 +201,7 @@ mod tests {
         let slots = u64::from(buckets(1 << 20)) * 8;
         assert_eq!(slots * 5 / 8 / 4, 1 << 20);
         assert_eq!(buckets(0), 1);
+        assert_eq!(bytes(65_536) >> 20, 15);
+        assert!(bytes(1 << 20) <= 256 << 20, "a million flows in 256 MiB");
     }
 }

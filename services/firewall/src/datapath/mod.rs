@@ -26,9 +26,9 @@ mod mapped;
 mod maps;
 mod policy;
 mod programs;
-mod tap;
 #[cfg(test)]
 pub(crate) mod scratch;
+mod tap;
 
 use std::{
     collections::BTreeMap,
@@ -135,6 +135,14 @@ pub enum DatapathError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The flow table would take too much of the machine's memory.
+    #[error("a table of {flows} flows takes {table_mib} MiB, more than half of the memory")]
+    TooLarge {
+        /// Most flows asked for.
+        flows: u32,
+        /// Its size.
+        table_mib: u64,
+    },
     /// No secret for a new flow table.
     #[error("random numbers: {0}")]
     Random(io::Error),
@@ -179,6 +187,9 @@ impl Datapath {
     /// As [`Self::open`].
     pub fn with_sizes(pins: &Path, sizes: Sizes) -> Result<Self> {
         let folders = Folders::of(pins, sizes);
+        if !folders.flows.exists() {
+            check_memory(sizes.flows)?;
+        }
         let mut made = Vec::new();
         for path in folders.all() {
             if !path.exists() {
@@ -215,9 +226,10 @@ impl Datapath {
         for name in programs::TABLES {
             loader.map_pin_path(name, folders.stages.join(name));
         }
-        let object = loader
-            .load(OBJECT)
-            .map_err(|source| DatapathError::Load { flows: sizes.flows, source: Box::new(source) })?;
+        let object = loader.load(OBJECT).map_err(|source| DatapathError::Load {
+            flows: sizes.flows,
+            source: Box::new(source),
+        })?;
         let mut programs = Programs::of(object);
         programs.load(&TCX)?;
         let is_new = folders.settle(sizes.flows)?;
@@ -424,6 +436,16 @@ impl Datapath {
         }
         Ok(())
     }
+}
+
+/// Refuses a table that the machine is too small for: the kernel would end a process for it.
+fn check_memory(flows: u32) -> Result<()> {
+    let table = maps::bytes(flows);
+    let total = nix::sys::sysinfo::sysinfo().map_or(u64::MAX, |info| info.ram_total());
+    if table > total / 2 {
+        return Err(DatapathError::TooLarge { flows, table_mib: table >> 20 });
+    }
+    Ok(())
 }
 
 /// Features of all devices; none if the kernel cannot tell.

@@ -1,7 +1,11 @@
 //! The programs: loaded at the same time, linked by tables of stages, replaced from the back to the
 //! front.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    num::NonZero,
+    sync::{Mutex, PoisonError},
+};
 
 use aya::{
     Ebpf,
@@ -23,8 +27,10 @@ const fn family(hook: Hook) -> &'static Family {
 
 /// Names of the tables of stages: they are made anew with the flow table that the programs in them
 /// use.
-pub(super) const TABLES: [&str; 3] =
-    [stage::EGRESS.table, stage::TCX.table, stage::XDP.table];
+pub(super) const TABLES: [&str; 3] = [stage::EGRESS.table, stage::TCX.table, stage::XDP.table];
+
+/// Threads that load programs, at most: the manifest allows a few.
+const WORKERS: usize = 4;
 
 /// The object file in the kernel.
 pub(super) struct Programs(Ebpf);
@@ -34,24 +40,36 @@ impl Programs {
         Self(object)
     }
 
-    /// Loads all programs of these hooks that are not loaded yet, at the same time: the verifier's
-    /// work is most of this service's start, and there is a processor for each.
+    /// Loads all programs of these hooks that are not loaded yet, several at the same time: the
+    /// verifier's work is most of this service's start.
     pub(super) fn load(&mut self, hooks: &[Hook]) -> Result<()> {
         let mut missing: Vec<&'static str> = hooks.iter().copied().flat_map(names).collect();
         // Hooks share some.
         missing.sort_unstable();
         missing.dedup();
-        std::thread::scope(|scope| {
-            let mut loading = Vec::new();
-            for (name, program) in self.0.programs_mut() {
-                let Some(at) = missing.iter().position(|wanted| *wanted == name) else { continue };
+        let mut waiting = Vec::new();
+        for (name, program) in self.0.programs_mut() {
+            if let Some(at) = missing.iter().position(|wanted| *wanted == name) {
                 let name = missing.swap_remove(at);
                 if program.fd().is_err() {
-                    loading.push((name, scope.spawn(move || load(program))));
+                    waiting.push((name, program));
                 }
             }
-            loading.into_iter().try_for_each(|(name, thread)| match thread.join() {
-                Ok(loaded) => loaded.map_err(|source| refused(name, source)),
+        }
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let waiting = Mutex::new(waiting);
+        let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let work = || -> Result<()> {
+            while let Some((name, program)) = next() {
+                load(program).map_err(|source| refused(name, source))?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..processors.min(WORKERS)).map(|_| scope.spawn(work)).collect();
+            let mine = work();
+            others.into_iter().fold(mine, |sum, other| match other.join() {
+                Ok(loaded) => sum.and(loaded),
                 Err(panic) => std::panic::resume_unwind(panic),
             })
         })?;

@@ -75,8 +75,7 @@ fn folder() -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
     if !mounts.lines().any(|line| line.split(' ').nth(1) == Some("/sys/fs/bpf")) {
-        let mounted =
-            Command::new("mount").args(["-t", "bpf", "bpf", "/sys/fs/bpf"]).status();
+        let mounted = Command::new("mount").args(["-t", "bpf", "bpf", "/sys/fs/bpf"]).status();
         assert!(mounted.is_ok_and(|status| status.success()), "these tests need root");
     }
     let number = COUNT.fetch_add(1, Ordering::Relaxed);

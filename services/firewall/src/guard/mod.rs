@@ -17,7 +17,7 @@ use portcullis_model::{
     part::FirewallPart,
 };
 
-pub use prefixes::{Prefix, Sources, bogons, flags_of};
+pub use prefixes::{Prefix, Sources, Trie, bogons};
 
 /// Packets that may come at once: as many as in a quarter of a second, and never fewer than this.
 const LEAST_BURST: u32 = 20;
@@ -35,7 +35,7 @@ pub struct DesiredGuard {
 
 impl DesiredGuard {
     /// The table of prefixes.
-    pub fn prefixes(&self) -> BTreeMap<Prefix, u32> {
+    pub fn prefixes(&self) -> Trie {
         prefixes::compile(&self.sources)
     }
 
@@ -142,7 +142,7 @@ mod tests {
         let limit = desired.settings.per_source[FloodClass::Syn as usize];
         assert_eq!(limit, Limit::new(500, 125));
         let trie = desired.prefixes();
-        let ask = |address: &str| flags_of(&trie, address.parse().expect("an address"));
+        let ask = |address: &str| trie.flags_of(address.parse().expect("an address"));
         assert_eq!(ask("100.64.3.1"), 0, "the provider's own router is a neighbour");
         assert_eq!(ask("100.127.0.1"), BOGON);
         assert_eq!(ask("fe80::2"), BOGON);
@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(desired.settings.flags & BLOCKLIST, BLOCKLIST);
         assert_eq!(desired.settings(false).cookie_zones, 1 << 1);
         let trie = desired.prefixes();
-        let ask = |address: &str| flags_of(&trie, address.parse().expect("an address")) & BLOCKED;
+        let ask = |address: &str| trie.flags_of(address.parse().expect("an address")) & BLOCKED;
         for (address, flags) in [
             ("192.0.2.9", 0),
             ("192.0.2.10", BLOCKED),

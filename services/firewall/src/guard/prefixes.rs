@@ -1,7 +1,10 @@
 //! The trie of unwanted sources: blocklist and bogons in one table of 128-bit prefixes, so that a
 //! packet costs one lookup. The longest prefix counts, so each carries what those around it say too.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use portcullis_datapath_abi::guard::{BLOCKED, BOGON, EXEMPT, MAPPED_LENGTH};
@@ -26,15 +29,8 @@ const BOGONS4: [&str; 14] = [
 ];
 
 /// The same for IPv6: all but the global unicast addresses 2000::/3, and what is set apart in them.
-const BOGONS6: [&str; 7] = [
-    "::/3",
-    "4000::/2",
-    "8000::/1",
-    "2001:2::/48",
-    "2001:10::/28",
-    "2001:db8::/32",
-    "3fff::/20",
-];
+const BOGONS6: [&str; 7] =
+    ["::/3", "4000::/2", "8000::/1", "2001:2::/48", "2001:10::/28", "2001:db8::/32", "3fff::/20"];
 
 /// All of them.
 pub fn bogons() -> impl Iterator<Item = IpNet> {
@@ -61,7 +57,16 @@ pub struct Sources {
 }
 
 /// The trie's content.
-pub fn compile(sources: &Sources) -> BTreeMap<Prefix, u32> {
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Trie {
+    /// Flags by prefix.
+    pub entries: BTreeMap<Prefix, u32>,
+    /// The lengths that there are, longest first.
+    lengths: Vec<u8>,
+}
+
+/// Makes the trie.
+pub fn compile(sources: &Sources) -> Trie {
     #[derive(Clone, Copy, Default)]
     struct Said {
         set: u32,
@@ -99,7 +104,8 @@ pub fn compile(sources: &Sources) -> BTreeMap<Prefix, u32> {
             result.insert(prefix, flags);
         }
     }
-    result
+    let lengths: BTreeSet<u8> = result.keys().map(|(_, length)| *length).collect();
+    Trie { entries: result, lengths: lengths.into_iter().rev().collect() }
 }
 
 /// As it stands in the trie: IPv4 in ::ffff:0:0/96.
@@ -119,25 +125,23 @@ fn contains(outer: Prefix, inner: Prefix) -> bool {
     length <= inner_length && address & mask == bits
 }
 
-/// What the trie says of an address.
-pub fn flags_of(trie: &BTreeMap<Prefix, u32>, address: std::net::IpAddr) -> u32 {
-    let bits = match address {
-        std::net::IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
-        std::net::IpAddr::V6(address) => address.to_bits(),
-    };
-    (0..=128_u8)
-        .rev()
-        .find_map(|length| {
-            let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
-            trie.get(&(bits & mask, length)).copied()
-        })
-        .unwrap_or(0)
+impl Trie {
+    /// What the longest prefix says of an address.
+    pub fn flags_of(&self, address: IpAddr) -> u32 {
+        let bits = match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        let flags = |length: &u8| {
+            let mask = u128::MAX.checked_shl(128 - u32::from(*length)).unwrap_or(0);
+            self.entries.get(&(bits & mask, *length)).copied()
+        };
+        self.lengths.iter().find_map(flags).unwrap_or(0)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -146,20 +150,26 @@ mod tests {
         texts.iter().map(|text| text.parse().expect("a prefix")).collect()
     }
 
-    fn trie(blocked: &[&str], own: &[&str]) -> BTreeMap<Prefix, u32> {
+    fn trie(blocked: &[&str], own: &[&str]) -> Trie {
         compile(&Sources { blocked: nets(blocked), own: nets(own), bogons: true, exempt: vec![] })
     }
 
-    fn ask(trie: &BTreeMap<Prefix, u32>, address: &str) -> u32 {
-        flags_of(trie, address.parse().expect("an address"))
+    fn ask(trie: &Trie, address: &str) -> u32 {
+        trie.flags_of(address.parse().expect("an address"))
     }
 
     #[test]
     fn bogons_are_what_is_not_on_the_internet() {
         let trie = super::tests::trie(&[], &[]);
-        for address in
-            ["10.1.2.3", "0.0.0.0", "192.168.1.1", "255.255.255.255", "fe80::1", "::1", "2001:db8::1"]
-        {
+        for address in [
+            "10.1.2.3",
+            "0.0.0.0",
+            "192.168.1.1",
+            "255.255.255.255",
+            "fe80::1",
+            "::1",
+            "2001:db8::1",
+        ] {
             assert_eq!(ask(&trie, address), BOGON, "{address}");
         }
         for address in ["1.1.1.1", "8.8.8.8", "192.0.9.1", "2606:4700::1111", "2a00::1"] {
@@ -214,7 +224,7 @@ mod tests {
                 // ::ffff:0:0/96 is IPv4 in this table; such packets are refused before.
                 prop_assume!(address.to_canonical() == address);
                 let blocked = list.iter().any(|net| net.contains(&address));
-                prop_assert_eq!(flags_of(&trie, address) & BLOCKED != 0, blocked);
+                prop_assert_eq!(trie.flags_of(address) & BLOCKED != 0, blocked);
             }
         }
     }

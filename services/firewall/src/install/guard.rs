@@ -34,7 +34,7 @@ impl InstalledGuard {
     ) -> Result<(bool, bool)> {
         let prefixes = self.sources.as_ref() != Some(&desired.sources);
         if prefixes {
-            install_prefixes(maps, &desired.prefixes())?;
+            install_prefixes(maps, &desired.prefixes().entries)?;
             self.sources = Some(desired.sources.clone());
         }
         let settings = desired.settings(attacked);

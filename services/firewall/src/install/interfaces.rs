@@ -45,7 +45,8 @@ mod tests {
 
     #[test]
     fn a_slot_changes_hands_by_way_of_nobody_and_keeps_what_attaching_found() {
-        let interface = |index, zone, flags| Interface { index, zone, flags, ..Interface::default() };
+        let interface =
+            |index, zone, flags| Interface { index, zone, flags, ..Interface::default() };
         let actual = [
             interface(0, 0, 0),
             interface(1, 1, XDP_TRANSMIT),
@@ -53,11 +54,7 @@ mod tests {
             interface(3, 1, 0),
             interface(4, 1, 0),
         ];
-        let wanted = [
-            (1, interface(1, 1, 0)),
-            (2, interface(1026, 1, 0)),
-            (3, interface(3, 2, 0)),
-        ];
+        let wanted = [(1, interface(1, 1, 0)), (2, interface(1026, 1, 0)), (3, interface(3, 2, 0))];
         assert_eq!(
             changes(&actual, &wanted.into()),
             [

@@ -25,7 +25,7 @@ use crate::{ageing::seconds_since, purge::bytes6, sweep::EndReason};
 const BATCH: usize = 256;
 
 /// Pause after which the ring is looked at even if nothing was heard of it.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Where a packet came from and went to, in words.
 #[derive(Clone, Debug, Eq, PartialEq)]

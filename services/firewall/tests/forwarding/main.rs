@@ -1,8 +1,9 @@
 //! The datapath between real hosts: namespaces, veth pairs, real tools. Needs root, and ping,
-//! traceroute, tcpdump, socat, iperf3, nmap.
+//! traceroute, tcpdump, socat, iperf3, nmap, ethtool.
 #![allow(clippy::indexing_slicing, reason = "an index out of bounds fails the test, as it should")]
 
 mod site;
+mod xdp;
 
 use std::{
     io::{Read, Write},

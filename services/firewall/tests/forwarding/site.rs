@@ -8,8 +8,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use portcullis_bus::network::InterfaceStatus;
 use portcullis_bus::firewall::FlowRecord as Shown;
+use portcullis_bus::network::InterfaceStatus;
 use portcullis_datapath_abi::Counter;
 use portcullis_firewall::{
     ageing::Pressure,
@@ -19,7 +19,7 @@ use portcullis_firewall::{
     listing,
     sweep::{Sweeper, Swept, Terms, now_ticks},
 };
-use portcullis_model::{Document, Timeouts, part::FirewallPart};
+use portcullis_model::{Document, Timeouts, firewall::Hook as Wish, part::FirewallPart};
 use portcullis_netns::Namespace;
 
 pub const LAN_HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 100);
@@ -77,6 +77,11 @@ impl Site {
 
     /// The same, but the LAN may be a plain veth device, which has XDP.
     pub fn with_lan(bridge: bool) -> Result<Self> {
+        Self::with_hooks(bridge, &[])
+    }
+
+    /// The same with a hook for each interface.
+    pub fn with_hooks(bridge: bool, hooks: &[(&str, Wish)]) -> Result<Self> {
         let host = Namespace::new("host")?;
         let router = Namespace::new("rtr")?;
         let provider = Namespace::new("isp")?;
@@ -92,6 +97,14 @@ impl Site {
         router.join("eth0", &provider, "access")?;
         provider.join("core", &server, "eth0")?;
 
+        if !hooks.is_empty() {
+            // veth hands frames between two stacks of one machine as they are: assembled, and with
+            // checksums that nobody made, which XDP cannot translate. A network card does not. And
+            // it takes frames from XDP only if its peer polls for them, which with GRO it does.
+            for (namespace, device) in [(&host, "eth0"), (&provider, "access")] {
+                namespace.run(&format!("ethtool -K {device} tx off gro on"))?;
+            }
+        }
         host.address("eth0", &format!("{LAN_HOST}/24"))?;
         host.run(&format!("ip route add default via {ROUTER}"))?;
         router.address("lan", &format!("{ROUTER}/24"))?;
@@ -104,7 +117,10 @@ impl Site {
         server.address("eth0", &format!("{SERVER}/24"))?;
         server.run("ip route add default via 203.0.113.1")?;
 
-        let part = FirewallPart::of(&Document::parse("")?);
+        let mut part = FirewallPart::of(&Document::parse("")?);
+        for (name, hook) in hooks {
+            part.firewall.hooks.insert((*name).to_owned().try_into()?, *hook);
+        }
         let pins = Pins::new()?;
         let datapath = router.enter(|| Ok(Datapath::open(&pins.0, 4096)?))?;
         let mut site = Self {

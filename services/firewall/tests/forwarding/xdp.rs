@@ -1,0 +1,84 @@
+//! XDP on devices of which the drivers have it.
+
+use anyhow::{Context, Result, ensure};
+use portcullis_firewall::datapath::Hook;
+use portcullis_model::firewall::Hook as Wish;
+use portcullis_netns::Namespace;
+
+use crate::{
+    PATIENCE,
+    site::{SERVER, Site},
+};
+
+/// Frames that XDP on a device of the router has sent on.
+fn redirected(router: &Namespace, device: &str) -> Result<u64> {
+    let statistics = router.run(&format!("ethtool -S {device}"))?;
+    let counts = statistics.lines().filter(|line| line.contains("xdp_redirect:"));
+    counts
+        .map(|line| Ok(line.rsplit(' ').next().context("a number")?.parse::<u64>()?))
+        .sum::<Result<u64>>()
+}
+
+fn hooks_of(site: &Site, device: &str) -> Result<Vec<Hook>> {
+    let index: u32 =
+        site.router.run(&format!("cat /sys/class/net/{device}/ifindex"))?.trim().parse()?;
+    let attached = site.datapath.attachments().into_iter();
+    Ok(attached.filter(|(found, ..)| *found == index).map(|(_, hook, _)| hook).collect())
+}
+
+/// A download and an upload; both must come through whole.
+fn transfer(site: &Site) -> Result<()> {
+    let mut iperf = site.server.start("iperf3 -s -1")?;
+    Site::wait_listening(&site.server, 5201)?;
+    let output = site.host.run(&format!("iperf3 -c {SERVER} -n 30M --bidir --json"))?;
+    ensure!(!output.contains("\"error\""), "{output}");
+    iperf.wait(PATIENCE)?;
+    Ok(())
+}
+
+#[test]
+fn xdp_on_both_sides_carries_tcp_both_ways() -> Result<()> {
+    let mut site = Site::with_hooks(false, &[("lan", Wish::Xdp), ("wan", Wish::Xdp)])?;
+    for device in ["lan", "eth0"] {
+        ensure!(hooks_of(&site, device)? == [Hook::Egress, Hook::Ingress, Hook::Xdp], "{device}");
+    }
+    for choice in site.datapath.choices().values() {
+        ensure!(choice.xdp && choice.reason == "xdp: set by firewall.hooks", "{choice:?}");
+    }
+    transfer(&site)?;
+    // 30 MB are 20,000 segments each way.
+    let sent = [redirected(&site.router, "lan")?, redirected(&site.router, "eth0")?];
+    ensure!(sent.iter().all(|sent| *sent > 15_000), "{sent:?} {}", site.counters()?);
+    Ok(())
+}
+
+#[test]
+fn xdp_in_one_direction_and_tcx_in_the_other() -> Result<()> {
+    let mut site = Site::with_hooks(false, &[("lan", Wish::Xdp), ("wan", Wish::Tcx)])?;
+    ensure!(hooks_of(&site, "lan")?.contains(&Hook::Xdp));
+    ensure!(!hooks_of(&site, "eth0")?.contains(&Hook::Xdp));
+    transfer(&site)?;
+    let [out, back] = [redirected(&site.router, "lan")?, redirected(&site.router, "eth0")?];
+    ensure!(out > 15_000 && back == 0, "{out} {back} {}", site.counters()?);
+
+    // And then tcx alone: what XDP held back with is gone with it.
+    site.part.firewall.hooks.clear();
+    site.reconcile()?;
+    ensure!(!hooks_of(&site, "lan")?.contains(&Hook::Xdp));
+    transfer(&site)?;
+    let later = redirected(&site.router, "lan").unwrap_or(0);
+    ensure!(later <= out, "{later}");
+    Ok(())
+}
+
+#[test]
+fn a_device_without_xdp_is_left_to_tcx_and_says_why() -> Result<()> {
+    let site = Site::with_hooks(true, &[("lan", Wish::Xdp), ("wan", Wish::Auto)])?;
+    let mut reasons: Vec<_> = site.datapath.choices().values().collect();
+    reasons.sort_by_key(|choice| choice.refused);
+    let [wan, lan] = reasons.as_slice() else { anyhow::bail!("{reasons:?}") };
+    ensure!(!wan.refused && wan.reason == "tcx: virtual device, XDP costs its offloads", "{wan:?}");
+    ensure!(lan.refused && lan.reason == "tcx: virtual device has no native XDP", "{lan:?}");
+    site.host.run(&format!("ping -c 1 -W 2 {SERVER}"))?;
+    Ok(())
+}
