@@ -45,6 +45,7 @@ counters! {
     RouterSent = "router.sent", "Packets of the router itself, sent.";
     RouterAnswers = "router.answers", "Answers of the router to packets that it dropped: ICMP errors, TCP resets.";
     FragmentHeld = "fragment.held", "Fragments that came before the first one of their datagram and were held.";
+    FragmentCut = "fragment.cut", "Datagrams larger than the next link that were cut; their parts come in as fragments.";
     FragmentReleased = "fragment.released", "First fragments that others had waited for; they come in once more.";
     LinkLayer = "kernel.link-layer", "ARP, IPv6 neighbour discovery and frames that are not IP, handed to the kernel.";
     DropPolicy = "drop.policy", "No policy allows the flow, or the zone may not reach the router's service.";
@@ -69,7 +70,6 @@ counters! {
     DropMoved = "drop.flow-moved", "The flow's route left its zone or address; the flow was removed.";
     DropTtl = "drop.ttl", "TTL ended on the way to a translated destination.";
     DropTooBig = "drop.too-big", "Packet larger than the next link that the kernel cannot answer for.";
-    DropIpv6 = "drop.ipv6", "IPv6 other than link-local neighbour discovery and ICMPv6.";
     DropVlan = "drop.vlan", "A second tag behind a priority tag.";
     DropBlocked = "drop.blocklist", "Source or destination is on a blocklist.";
     DropBogon = "drop.bogon", "Source address that is not in use on the internet.";

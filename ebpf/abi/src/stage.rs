@@ -34,8 +34,16 @@ pub const CREATE4: u32 = 13;
 /// Making an IPv6 flow.
 pub const CREATE6: u32 = 14;
 
+/// Datagrams that are larger than the next link and may be cut.
+pub const CUT: u32 = 15;
+
+/// IPv4 packets of known flows whose next hop must be looked up.
+pub const REFRESH4: u32 = 16;
+/// The same for IPv6.
+pub const REFRESH6: u32 = 17;
+
 /// Places in a table of programs.
-pub const COUNT: u32 = 16;
+pub const COUNT: u32 = 24;
 
 /// A table of programs.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +61,8 @@ pub const TCX: Family = Family {
         (ENTRY, "tcx_ingress"),
         (FLOW4, "tcx_flow4"),
         (FLOW6, "tcx_flow6"),
+        (REFRESH4, "tcx_refresh4"),
+        (REFRESH6, "tcx_refresh6"),
         (OPEN4, "tcx_open4"),
         (OPEN6, "tcx_open6"),
         (RULE, "tcx_rule"),
@@ -62,6 +72,8 @@ pub const TCX: Family = Family {
         (FRAGMENT4, "tcx_fragment4"),
         (FRAGMENT6, "tcx_fragment6"),
         (ANSWER, "tcx_answer"),
+        (CHALLENGE, "tcx_challenge"),
+        (CUT, "tcx_cut"),
         (DROPPED, "tcx_dropped"),
     ],
 };
@@ -90,6 +102,7 @@ pub const XDP: Family = Family {
         (RULE, "xdp_rule"),
         (CREATE4, "xdp_create4"),
         (CREATE6, "xdp_create6"),
+        (CHALLENGE, "xdp_challenge"),
         (DROPPED, "xdp_dropped"),
     ],
 };

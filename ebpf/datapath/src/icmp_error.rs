@@ -12,10 +12,11 @@ use crate::{
     flow::{find4, find6},
     frame::{Frame, IPV6, L3, L4},
     ingress::Cast,
-    known::{Transit, next_hop},
+    known::Transit,
     open::service_of,
     packet::{Fragment, Packet},
     packet6::{Packet6, walk},
+    refresh::next_hop,
     verdict::Drop,
 };
 

@@ -3,14 +3,14 @@
 //! extension headers, flows of the router itself.
 
 use portcullis_datapath_abi::{
-    Config, Counter, Interface,
+    Config, Counter,
     flow::{FROM_ROUTER, TO_ROUTER, TRANSLATED},
     nat::mss,
-    policy::{MASQUERADE, ROUTER, XDP_TRANSMIT},
+    policy::XDP_TRANSMIT,
 };
 
 use crate::{
-    Arrival, Edit, FlowRef, Hop, Kind, RouteQuery, Stage, Tables, Verdict,
+    Arrival, Edit, FlowRef, Hop, Kind, Stage, Tables, Verdict,
     flow::{end, find4, find6},
     frame::{Frame, L4},
     ingress::Hook,
@@ -31,6 +31,8 @@ pub(crate) struct Transit {
     pub ttl: u8,
     pub tos: u8,
     pub ipv6: bool,
+    /// Whether the router may not cut it.
+    pub dont_fragment: bool,
     /// Whether a TCP SYN.
     pub syn: bool,
     /// Of the datagram in bytes.
@@ -51,6 +53,7 @@ impl Packet {
             ttl: self.ttl,
             tos: self.tos,
             ipv6: false,
+            dont_fragment: self.dont_fragment,
             syn: self.tcp_flags & SYN != 0,
             length: self.length,
             headers: 20 + u16::from(self.header),
@@ -81,6 +84,7 @@ impl Packet6 {
             ttl: self.hop_limit,
             tos: 0,
             ipv6: true,
+            dont_fragment: true,
             syn: self.tcp_flags & SYN != 0,
             length: self.length,
             headers: self.transport - crate::frame::L3 as u16 + u16::from(self.header),
@@ -250,10 +254,9 @@ fn known<'a, T: Tables>(
     packet: &Transit,
     flow: FlowRef<'a>,
 ) -> Verdict<'a> {
-    let mut edit = packet.edit(flow);
-    let count = || flow.count(arrival.segments, u32::from(packet.length), tables.now());
     if flow.flags() & (TO_ROUTER | FROM_ROUTER) != 0 {
-        count();
+        flow.count(arrival.segments, u32::from(packet.length), tables.now());
+        let edit = packet.edit(flow);
         return if flow.flags() & TRANSLATED != 0 {
             Verdict::Translate(Counter::RouterFlow, edit)
         } else {
@@ -269,18 +272,43 @@ fn known<'a, T: Tables>(
         let drop = Drop::between(Counter::DropTtl, from, to);
         return Verdict::Answer(Answer { drop, kind: AnswerKind::TimeExceeded, mtu: 0 });
     }
-    let (hop, mtu) = match next_hop(tables, config, arrival, packet, flow) {
-        Ok(found) => found,
-        Err(verdict) => return verdict,
-    };
+    if flow.generation() != config.generation {
+        // The packet that resolves a neighbour again needs the kernel.
+        if arrival.hook == Hook::Xdp {
+            return Verdict::Defer;
+        }
+        let stage = if packet.ipv6 { Stage::Refresh6 } else { Stage::Refresh4 };
+        return match arrival.ends {
+            Some(ends) => Verdict::Located(stage, ends),
+            None => Verdict::Next(stage),
+        };
+    }
+    let hop = Hop { egress: flow.egress(), link: flow.link(), cached: true, next_hop: [0; 4] };
+    pass(tables, arrival, packet, flow, (hop, flow.mtu()))
+}
+
+/// A packet of a flow leaves by `hop`, over a link of an MTU.
+#[inline(always)]
+pub(crate) fn pass<'a, T: Tables>(
+    tables: &'a T,
+    arrival: &Arrival,
+    packet: &Transit,
+    flow: FlowRef<'a>,
+    (hop, mtu): (Hop, u16),
+) -> Verdict<'a> {
     if wire_length(packet, arrival) > u32::from(mtu) {
+        if !packet.dont_fragment && arrival.segment_size == 0 {
+            return Verdict::Cut(mtu);
+        }
+        let (from, to) = (flow.zone(packet.ipv6), flow.reverse().zone(packet.ipv6));
         let drop = Drop::between(Counter::DropTooBig, from, to);
         return Verdict::Answer(Answer { drop, kind: AnswerKind::TooBig, mtu });
     }
+    let mut edit = packet.edit(flow);
     if packet.syn {
         edit.mss = mss_limit(tables, flow, mtu, packet.ipv6);
     }
-    count();
+    flow.count(arrival.segments, u32::from(packet.length), tables.now());
     Verdict::Forward(Counter::Forwarded, edit, hop)
 }
 
@@ -317,83 +345,4 @@ fn mss_limit<T: Tables>(tables: &T, flow: FlowRef<'_>, mtu: u16, ipv6: bool) -> 
     let setting = |zone| tables.zone(zone).map_or(0, |zone| mss(zone.flags));
     let settings = (setting(flow.zone(ipv6)), setting(flow.reverse().zone(ipv6)));
     tcp::mss_limit(settings, (mtu, flow.reverse().mtu()), ipv6)
-}
-
-/// The way out and its MTU: from the flow's cache while that is current, else looked up.
-///
-/// After a lookup the kernel resolves the neighbour for this one packet even if it is known: that
-/// is what keeps its reachability confirmed when all other packets pass the kernel by. XDP leaves
-/// it to tcx.
-#[inline(always)]
-pub(crate) fn next_hop<'a, T: Tables>(
-    tables: &'a T,
-    config: &Config,
-    arrival: &Arrival,
-    packet: &Transit,
-    flow: FlowRef<'_>,
-) -> Result<(Hop, u16), Verdict<'a>> {
-    if flow.generation() == config.generation && config.generation != 0 {
-        let hop = Hop { egress: flow.egress(), link: flow.link(), cached: true, next_hop: [0; 4] };
-        return Ok((hop, flow.mtu()));
-    }
-    if arrival.hook == Hook::Xdp {
-        return Err(Verdict::Defer);
-    }
-    let (from, to) = (flow.zone(packet.ipv6), flow.reverse().zone(packet.ipv6));
-    let destination = if !packet.ipv6 {
-        mapped(flow.destination())
-    } else if flow.direction() == 0 {
-        flow.key6().destination
-    } else {
-        flow.key6().source
-    };
-    let query = RouteQuery {
-        interface: arrival.interface,
-        source: packet.source,
-        destination,
-        protocol: packet.protocol,
-        tos: packet.tos,
-        ipv6: packet.ipv6,
-    };
-    let Some(route) = tables.route(&query) else {
-        let drop = Drop::between(Counter::DropRoute, from, to);
-        return Err(Verdict::Answer(Answer { drop, kind: AnswerKind::NoRoute, mtu: 0 }));
-    };
-    let Some(egress) = tables.interface(route.egress) else {
-        return Err(Verdict::Drop(Drop::between(Counter::DropInterface, from, to)));
-    };
-    if egress.zone != to || !keeps_address(tables, flow, egress, packet.ipv6) {
-        // The next packet of the initiator makes a new flow for the new way.
-        if flow.direction() == 0 {
-            end(tables, config, flow, packet.ipv6);
-        }
-        return Err(Verdict::Drop(Drop::between(Counter::DropMoved, from, to)));
-    }
-    if route.resolved {
-        flow.cache(&route.hop(egress), config.generation);
-    }
-    let hop =
-        Hop { egress: route.egress, link: egress.flags, cached: false, next_hop: route.next_hop };
-    Ok((hop, route.mtu))
-}
-
-/// Whether the flow may keep its translated source address on the way out by `egress`: a masqueraded
-/// one is the address of the interface that it left by first.
-#[inline(always)]
-fn keeps_address<T: Tables>(
-    tables: &T,
-    flow: FlowRef<'_>,
-    egress: &Interface,
-    ipv6: bool,
-) -> bool {
-    if ipv6 || flow.flags() & TRANSLATED == 0 || flow.direction() != 0 {
-        return true;
-    }
-    let source = flow.source();
-    if source == flow.key().source || source == egress.nat_address {
-        return true;
-    }
-    // Static translations and pools stay with the zone, whatever its interface.
-    let masquerades = tables.zone(egress.zone).is_some_and(|zone| zone.flags & MASQUERADE != 0);
-    egress.zone == ROUTER || !masquerades
 }

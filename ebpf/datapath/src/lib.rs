@@ -17,6 +17,7 @@
 pub mod answer;
 mod checksum;
 pub mod classify;
+pub mod cut;
 mod egress;
 pub mod flow;
 mod fragment_stage;
@@ -34,6 +35,7 @@ pub mod nat;
 mod open;
 mod packet;
 mod packet6;
+mod refresh;
 pub mod rewrite;
 #[cfg(feature = "simulation")]
 pub mod simulation;
@@ -50,6 +52,7 @@ pub use frame::{Frame, FrameMut, Head, IPV4, IPV6, L3, L4, L4_V6};
 pub use icmp_error::icmp_error;
 pub use ingress::{Arrival, Cast, Hook, ingress};
 pub use known::{flow4, flow6};
+pub use refresh::{refresh4, refresh6};
 pub use open::{Candidate, CandidateTables, create4, create6, open4, open6, rule};
 pub use packet::{Fragment, Kind, Packet};
 pub use packet6::Packet6;

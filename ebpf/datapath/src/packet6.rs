@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Extension headers that are walked before a packet is refused.
-const MAX_EXTENSIONS: u32 = 6;
+const MAX_EXTENSIONS: u32 = 4;
 /// Furthest offset of the transport header in a frame. Chains that are longer serve nobody but who
 /// wants to hide a header from firewalls (RFC 9098).
 const MAX_OFFSET: u32 = 512;

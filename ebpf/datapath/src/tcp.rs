@@ -39,8 +39,9 @@ const OLDEST_ACK: u32 = 66_000;
 /// Largest shift of a window (RFC 7323 section 2.3).
 const MAX_SCALE: u8 = 14;
 
-/// Bytes that options can take: sixty of the header but for its fixed part.
-const MAX_OPTIONS: usize = 40;
+/// Options of a SYN that are looked at: hosts send five, padding included. There is room for forty, all
+/// of them padding.
+const MAX_OPTIONS: u32 = 10;
 
 /// What tracking needs of a segment, in host byte order.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -495,43 +496,51 @@ pub fn options<F: Frame>(frame: &F, at: u32) -> Options {
 /// integers.
 #[inline(never)]
 fn read_options<F: Frame>(frame: &F, at: u32) -> u32 {
-    let mut options = Options { scale: NO_SCALE, mss_at: 0 };
+    let mut found = u32::from(NO_SCALE);
     let Some([header]) = frame.copy::<1>(at + 12) else {
-        return u32::from(NO_SCALE);
+        return found;
     };
-    let length = (u32::from(header >> 4) << 2).saturating_sub(20);
-    let mut offset = 0;
-    for _ in 0..MAX_OPTIONS {
-        if offset >= length {
+    let end = at + (u32::from(header >> 4) << 2);
+    let mut place = at + 20;
+    let mut count = 0;
+    while count < MAX_OPTIONS {
+        count += 1;
+        place = read_option(frame, at, (place, end), &mut found);
+        if place >= end {
             break;
         }
-        let place = at + 20 + offset;
-        let Some([kind, size]) = frame.copy::<2>(place) else {
-            break;
-        };
-        if kind == OPTION_END {
-            break;
-        }
-        if kind == OPTION_NOTHING {
-            offset += 1;
-            continue;
-        }
-        let next = offset + u32::from(size);
-        if size < 2 || next > length {
-            break;
-        }
-        if kind == OPTION_MSS && size == 4 {
-            options.mss_at = offset as u8 + 22;
-        }
-        if kind == OPTION_SCALE
-            && size == 3
-            && let Some([shift]) = frame.copy::<1>(place + 2)
-        {
-            options.scale = if shift > MAX_SCALE { MAX_SCALE } else { shift };
-        }
-        offset = next;
     }
-    u32::from(options.scale) | u32::from(options.mss_at) << 8
+    if place < end {
+        // More options than are looked at: a scale may be among them, whatever it is.
+        found = found & !0xff | u32::from(MAX_SCALE);
+    }
+    found
+}
+
+/// Reads the option at a place before `end`; where the next one is, `end` if there is none.
+#[inline(always)]
+fn read_option<F: Frame>(frame: &F, at: u32, (place, end): (u32, u32), found: &mut u32) -> u32 {
+    let Some([kind, size]) = frame.copy::<2>(place) else {
+        return end;
+    };
+    if kind == OPTION_NOTHING {
+        return place + 1;
+    }
+    let next = place + u32::from(size);
+    if kind == OPTION_END || size < 2 || next > end {
+        return end;
+    }
+    if kind == OPTION_MSS && size == 4 {
+        *found = *found & 0xff | (place + 2 - at) << 8;
+    }
+    if kind == OPTION_SCALE
+        && size == 3
+        && let Some([shift]) = frame.copy::<1>(place + 2)
+    {
+        let shift = if shift > MAX_SCALE { MAX_SCALE } else { shift };
+        *found = *found & !0xff | u32::from(shift);
+    }
+    next
 }
 
 /// Lowers the maximum segment size in a SYN to `limit`, if it is larger; `at` is the offset of its

@@ -29,6 +29,8 @@ pub enum Verdict<'a> {
     Next(Stage),
     /// The same about a fragment whose ports are known now.
     Located(Stage, Ends),
+    /// Larger than the next link, of this MTU, and its sender allows that it is cut.
+    Cut(u16),
     /// XDP cannot do it: unmodified to the tcx hook of the same device, which decides again.
     Defer,
 }
@@ -97,6 +99,10 @@ pub enum Stage {
     Flow4 = stage::FLOW4,
     /// The same for IPv6, and packets with extension headers.
     Flow6 = stage::FLOW6,
+    /// IPv4 packets of known flows whose next hop must be looked up.
+    Refresh4 = stage::REFRESH4,
+    /// The same for IPv6.
+    Refresh6 = stage::REFRESH6,
     /// IPv4 packets of no known flow.
     Open4 = stage::OPEN4,
     /// IPv6 packets of no known flow.

@@ -48,7 +48,7 @@ pub fn tcx_challenge(context: TcContext) -> i32 {
 #[xdp]
 pub fn xdp_challenge(context: XdpContext) -> u32 {
     let mut frame = device::Buffer::new(&context);
-    let arrival = device::arrival(&context);
+    let arrival = device::arrival(&context, device::length(&context));
     let maps = Maps::new(context.as_ptr());
     match challenge(&maps, &frame, &arrival) {
         Ok(question) => {

@@ -3,6 +3,8 @@
 
 mod answer;
 mod capture;
+mod challenge;
+mod cut;
 mod egress;
 mod fragment;
 mod maps;

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use portcullis_datapath::{
     Arrival, Cast, Drop, Hook, Hop, L3, L4_V6, Stage, Tables, Verdict, answer::{Order, prepare}, create4,
-    create6, flow4, flow6, fragment4, fragment6, fragments::Ends, icmp_error, ingress, open4, open6,
+    create6, cut::{self, Cut}, flow4, flow6, fragment4, fragment6, fragments::Ends, icmp_error, ingress, open4, open6, refresh4, refresh6,
     rewrite, rule, telemetry,
 };
 use portcullis_datapath_abi::{Counter, FORWARD_MARK, policy::CAPTURE, stage};
@@ -17,6 +17,7 @@ use portcullis_datapath_abi::{Counter, FORWARD_MARK, policy::CAPTURE, stage};
 use super::{
     answer,
     capture::note,
+    cut as parts,
     fragment as held,
     maps::{Maps, count, stages},
     skb::Buffer,
@@ -47,7 +48,7 @@ const PROTOCOL: usize = 2;
 const LOCATED: u32 = 1 << 8;
 
 #[inline(always)]
-fn arrival(context: &TcContext) -> Arrival {
+pub(super) fn arrival(context: &TcContext) -> Arrival {
     // SAFETY: the kernel passes a valid context.
     let skb = unsafe { &*context.skb.skb };
     Arrival {
@@ -64,18 +65,21 @@ fn arrival(context: &TcContext) -> Arrival {
 /// What the stage of fragments has found.
 #[inline(always)]
 fn ends(context: &TcContext) -> Option<Ends> {
-    // SAFETY: the kernel passes a valid context.
-    let skb = unsafe { &*context.skb.skb };
-    let protocol = skb.cb[PROTOCOL];
-    if protocol & LOCATED == 0 {
-        return None;
-    }
-    let ports = skb.cb[PORTS];
-    Some(Ends {
+    // SAFETY: the kernel passes a valid context. Volatile, so that both are read in any case: the
+    // verifier finds what is set on one branch only.
+    let (ports, protocol) = unsafe {
+        let skb = context.skb.skb;
+        (
+            (&raw const (*skb).cb[PORTS]).read_volatile(),
+            (&raw const (*skb).cb[PROTOCOL]).read_volatile(),
+        )
+    };
+    let ends = Ends {
         source_port: ports as u16,
         destination_port: (ports >> 16) as u16,
         protocol: protocol as u8,
-    })
+    };
+    (protocol & LOCATED != 0).then_some(ends)
 }
 
 /// Goes on with another stage.
@@ -148,6 +152,10 @@ stages! {
     tcx_flow4: flow4;
     /// More about IPv6 packets of known flows.
     tcx_flow6: flow6;
+    /// IPv4 packets of known flows whose next hop must be looked up.
+    tcx_refresh4: refresh4;
+    /// IPv6 packets of known flows whose next hop must be looked up.
+    tcx_refresh6: refresh6;
     /// IPv4 packets of no known flow.
     tcx_open4: open4;
     /// IPv6 packets of no known flow.
@@ -200,6 +208,24 @@ pub fn tcx_answer(context: TcContext) -> i32 {
         }
         None => TC_ACT_SHOT,
     }
+}
+
+/// Datagrams that are larger than the next link.
+#[classifier]
+pub fn tcx_cut(context: TcContext) -> i32 {
+    let arrival = arrival(&context);
+    let frame = Buffer::new(&context, STAGE);
+    // SAFETY: the kernel passes a valid context.
+    let mtu = unsafe { (*context.skb.skb).cb[ANSWER_WORD] } as u16;
+    let mut plan = Cut::default();
+    let counter =
+        if cut::plan(&frame, arrival.length, mtu, &mut plan) && parts::cut(context.skb.skb, &plan) {
+            Counter::FragmentCut
+        } else {
+            Counter::DropTooBig
+        };
+    count(counter, 1, arrival.length);
+    TC_ACT_SHOT
 }
 
 #[inline(always)]
@@ -265,6 +291,12 @@ fn conclude(
             dropped(context, maps, arrival, drop);
             TC_ACT_SHOT
         }
+        Verdict::Cut(mtu) => {
+            // SAFETY: the kernel passes a valid context, whose control block is ours here.
+            unsafe { (*context.skb.skb).cb[ANSWER_WORD] = u32::from(mtu) };
+            stages::tcx(context, stage::CUT);
+            TC_ACT_SHOT
+        }
         Verdict::Answer(answer) => {
             // SAFETY: the kernel passes a valid context, whose control block is ours here.
             unsafe { (*context.skb.skb).cb[ANSWER_WORD] = answer.word() };
@@ -284,7 +316,7 @@ fn count_drop(maps: &Maps, arrival: &Arrival, drop: Drop) {
 }
 
 #[inline(always)]
-fn dropped(context: &TcContext, maps: &Maps, arrival: &Arrival, drop: Drop) {
+pub(super) fn dropped(context: &TcContext, maps: &Maps, arrival: &Arrival, drop: Drop) {
     count_drop(maps, arrival, drop);
     if maps.config().is_some_and(|config| config.flags & CAPTURE != 0) {
         note(drop.counter, drop.from, drop.to);

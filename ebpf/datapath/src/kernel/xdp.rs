@@ -24,7 +24,8 @@ use super::{
     maps::{Maps, count, stages},
 };
 
-struct Buffer<'a> {
+/// A frame as the driver received it.
+pub(super) struct Buffer<'a> {
     context: &'a XdpContext,
     data: usize,
     end: usize,
@@ -32,7 +33,7 @@ struct Buffer<'a> {
 
 impl<'a> Buffer<'a> {
     #[inline(always)]
-    fn new(context: &'a XdpContext) -> Self {
+    pub(super) fn new(context: &'a XdpContext) -> Self {
         Self { context, data: context.data(), end: context.data_end() }
     }
 
@@ -84,7 +85,7 @@ direct_access! {
 /// Bytes behind the Ethernet header. The difference of the packet's ends would do, but not if the
 /// compiler puts it by in the meantime.
 #[inline(always)]
-fn length(context: &XdpContext) -> u32 {
+pub(super) fn length(context: &XdpContext) -> u32 {
     // SAFETY: a helper for this context.
     unsafe { bpf_xdp_get_buff_len(context.ctx) as u32 - L3 as u32 }
 }
@@ -95,22 +96,27 @@ fn difference(context: &XdpContext) -> u32 {
     (context.data_end() - context.data()) as u32 - L3 as u32
 }
 
+#[inline(always)]
+pub(super) fn arrival(context: &XdpContext, length: u32) -> Arrival {
+    Arrival {
+        // SAFETY: the kernel passes a valid context.
+        interface: unsafe { (*context.ctx).ingress_ifindex },
+        cast: Cast::Host,
+        hook: Hook::Xdp,
+        length,
+        segments: 1,
+        segment_size: 0,
+        ends: None,
+    }
+}
+
 macro_rules! programs {
     ($($(#[$doc:meta])* $program:ident: $decide:expr, $length:expr;)*) => { $(
         $(#[$doc])*
         #[xdp]
         pub fn $program(context: XdpContext) -> u32 {
             let mut frame = Buffer::new(&context);
-            let arrival = Arrival {
-                // SAFETY: the kernel passes a valid context.
-                interface: unsafe { (*context.ctx).ingress_ifindex },
-                cast: Cast::Host,
-                hook: Hook::Xdp,
-                length: $length(&context),
-                segments: 1,
-                segment_size: 0,
-                ends: None,
-            };
+            let arrival = arrival(&context, $length(&context));
             let maps = Maps::new(context.as_ptr());
             let verdict = $decide(&maps, &frame, &arrival);
             carry_out(&context, &maps, &mut frame, &arrival, verdict)
@@ -190,13 +196,14 @@ fn carry_out(
         | Verdict::Translate(..)
         | Verdict::Answer(_)
         | Verdict::Hold(_)
+        | Verdict::Cut(_)
         | Verdict::Release(_)
         | Verdict::Defer => xdp_action::XDP_PASS,
     }
 }
 
 #[inline(always)]
-fn dropped(context: &XdpContext, maps: &Maps, length: u32, drop: Drop) {
+pub(super) fn dropped(context: &XdpContext, maps: &Maps, length: u32, drop: Drop) {
     count(drop.counter, 1, length);
     telemetry::dropped(maps, drop.counter, (drop.from, drop.to), 1, length);
     if maps.config().is_some_and(|config| config.flags & CAPTURE != 0) {

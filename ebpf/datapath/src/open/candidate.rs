@@ -62,6 +62,9 @@ pub struct Candidate {
 pub(crate) const IPV6: u8 = 1;
 /// In [`Candidate::facts`]: the neighbour of the next hop is known.
 pub(crate) const RESOLVED: u8 = 2;
+/// In [`Candidate::facts`]: for a service of the router that its zone may reach unless a rule says
+/// otherwise.
+pub(crate) const SERVICE: u8 = 4;
 
 impl Candidate {
     /// Zone that it comes from.

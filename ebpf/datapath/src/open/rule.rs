@@ -6,7 +6,7 @@ use portcullis_datapath_abi::{
     policy::NO_RULE,
 };
 
-use super::candidate::{Candidate, IPV6};
+use super::candidate::{Candidate, IPV6, SERVICE};
 use crate::{
     Stage, Tables, Verdict,
     classify::{Action, Question, Ruling, classify},
@@ -30,6 +30,10 @@ pub fn rule<'a, T: Tables>(tables: &'a T) -> Verdict<'a> {
         rule_hit(tables, &question, &ruling, tables.now());
     }
     let (from, to) = (question.from, question.to);
+    // The router's services need no flows, so that a flood of queries cannot fill the table.
+    if ruling.rule == NO_RULE && candidate.facts.get() & SERVICE != 0 {
+        return Verdict::Kernel(Counter::Service);
+    }
     // A port forward or a mapping lets in what no rule decides about.
     let invited = ruling.rule == NO_RULE && is_invited(candidate.inside.get(), from, to);
     if !invited && let Some(verdict) = refusal(&ruling, from, to) {

@@ -7,11 +7,12 @@ use portcullis_datapath_abi::{
 };
 
 use super::{
-    candidate::{Candidate, RESOLVED},
+    candidate::{Candidate, RESOLVED, SERVICE},
     dhcp_client_keys, flood_class, is_dhcp_request, is_reset, link_source, opens, service_of,
 };
 use crate::{
     Arrival, Cast, Kind, NextHop, RouteQuery, Stage, Tables, Verdict,
+    classify::has_rules,
     flow::find4,
     frame::Frame,
     guard::{Admission, Visitor, admit, asks_proof},
@@ -54,13 +55,17 @@ pub fn open4<'a, T: Tables, F: Frame>(
     if arrival.cast == Cast::Group || is_group(packet.destination) {
         return to_router(tables, config, frame, arrival, &packet);
     }
-    let inside = match inbound(tables, config, &packet.key(from)) {
-        Inbound::Inside(inside) => Some(inside),
-        Inbound::Direct if !tables.is_local(packet.destination) => None,
+    let Some(candidate) = tables.candidate() else {
+        return Verdict::Drop(Drop::from(Counter::DropStage, from));
+    };
+    propose(candidate, frame, &packet, from);
+    match inbound(tables, config, &packet.key(from)) {
+        Inbound::Inside(inside) => enter(candidate, &packet, &inside),
+        Inbound::Direct if !tables.is_local(packet.destination) => {}
         Inbound::Direct | Inbound::ToRouter => {
             return to_router(tables, config, frame, arrival, &packet);
         }
-    };
+    }
     if !may_be_end(packet.source)
         || !may_be_end(packet.destination)
         || tables.is_local(packet.source)
@@ -73,7 +78,7 @@ pub fn open4<'a, T: Tables, F: Frame>(
     if let Err(reason) = opens(packet.kind, packet.tcp_flags) {
         return Verdict::Drop(Drop::from(reason, from));
     }
-    through(tables, frame, arrival, &packet, inside)
+    through(tables, arrival, &packet, candidate)
 }
 
 /// What is the same for packets through the router and to it.
@@ -88,38 +93,38 @@ fn propose<F: Frame>(candidate: &Candidate, frame: &F, packet: &Packet, from: u8
     candidate.mac.set(link_source(frame));
     candidate.ttl.set(packet.ttl);
     candidate.facts.set(0);
+    candidate.flags.set(0);
     candidate.inside.set(0);
 }
 
-/// A packet for somebody else: whom it names, or a host `inside`.
+/// A packet for a host inside. Put down at once: a value that may or may not be there is one that the
+/// kernel's verifier does not let be kept.
 #[inline(always)]
-fn through<'a, T: Tables, F: Frame>(
+fn enter(candidate: &Candidate, packet: &Packet, inside: &Inside) {
+    candidate.destination.set(mapped(inside.destination));
+    candidate.port.set(inside.port);
+    candidate.inside.set(inside.flags | TRANSLATED);
+    candidate.exit.set(inside.exit);
+    if packet.protocol != ICMP {
+        candidate.asked.set([packet.source_port, inside.port]);
+    }
+    if inside.flags & Inside::LOG != 0 {
+        candidate.flags.set(LOGGED);
+    }
+}
+
+/// In [`Candidate::inside`], beside the flags of [`Inside`]: the packet is for a host inside.
+const TRANSLATED: u8 = 128;
+
+/// A packet for somebody else: whom it names, or a host inside.
+#[inline(always)]
+fn through<'a, T: Tables>(
     tables: &'a T,
-    frame: &F,
     arrival: &Arrival,
     packet: &Packet,
-    inside: Option<Inside>,
+    candidate: &Candidate,
 ) -> Verdict<'a> {
-    let (Some(ingress), Some(candidate)) =
-        (tables.interface(arrival.interface), tables.candidate())
-    else {
-        return Verdict::Drop(Drop::from(Counter::DropInterface, Drop::UNKNOWN));
-    };
-    let from = ingress.zone;
-    propose(candidate, frame, packet, from);
-    let mut flags = 0;
-    if let Some(inside) = inside {
-        candidate.destination.set(mapped(inside.destination));
-        candidate.port.set(inside.port);
-        candidate.inside.set(inside.flags);
-        if packet.protocol != ICMP {
-            candidate.asked.set([packet.source_port, inside.port]);
-        }
-        if inside.flags & Inside::LOG != 0 {
-            flags = LOGGED;
-        }
-    }
-    candidate.flags.set(flags);
+    let from = candidate.from();
     candidate.length.set(wire_length(&packet.transit(), arrival));
     let query = RouteQuery {
         interface: arrival.interface,
@@ -144,10 +149,10 @@ fn through<'a, T: Tables, F: Frame>(
     if route.resolved {
         candidate.facts.set(RESOLVED);
     }
-    candidate.exit.set(match inside {
-        Some(inside) if from == egress.zone => inside.exit,
-        _ => Exit::by(egress, zone),
-    });
+    // Back into its own zone, it has the source that its answer finds the way back by.
+    if candidate.inside.get() & TRANSLATED == 0 || from != egress.zone {
+        candidate.exit.set(Exit::by(egress, zone));
+    }
     Verdict::Next(Stage::Rule)
 }
 
@@ -189,13 +194,18 @@ fn to_router<'a, T: Tables, F: Frame>(
     if !(unconfigured || may_be_end(packet.source)) || tables.is_local(packet.source) {
         return refused(Counter::DropMartian);
     }
-    if reachable && packet.kind != Kind::EchoReply {
+    let serves = reachable && packet.kind != Kind::EchoReply;
+    if serves && (group || unconfigured || !has_rules(tables, from, ROUTER)) {
         return Verdict::Kernel(Counter::Service);
     }
     if let Err(reason) = opens(packet.kind, packet.tcp_flags) {
-        return refused(reason);
+        // A connection to a service: the rules were asked when it began.
+        return if serves { Verdict::Kernel(Counter::Service) } else { refused(reason) };
     }
     propose(candidate, frame, packet, from);
+    if serves {
+        candidate.facts.set(SERVICE);
+    }
     candidate.flags.set(TO_ROUTER);
     candidate.to.set(ROUTER);
     candidate.hop.set(NextHop::default());

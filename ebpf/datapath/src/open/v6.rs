@@ -3,11 +3,12 @@
 use portcullis_datapath_abi::{Counter, FlowKey, flow::TO_ROUTER, policy::ROUTER};
 
 use super::{
-    candidate::{Candidate, IPV6, RESOLVED},
+    candidate::{Candidate, IPV6, RESOLVED, SERVICE},
     flood_class, is_reset, link_source, opens, service_of,
 };
 use crate::{
     Arrival, Cast, Kind, NextHop, RouteQuery, Stage, Tables, Verdict,
+    classify::has_rules,
     frame::Frame,
     guard::{Admission, Visitor, admit, asks_proof},
     known::wire_length,
@@ -164,16 +165,21 @@ fn to_router<'a, T: Tables, F: Frame>(
     let service = service_of(packet.protocol, packet.kind, packet.destination_port);
     let reachable =
         service != 0 && tables.zone(from).is_some_and(|zone| zone.services & service != 0);
-    if reachable && packet.kind != Kind::EchoReply {
+    let serves = reachable && packet.kind != Kind::EchoReply;
+    if serves && !has_rules(tables, from, ROUTER) {
         return Verdict::Kernel(Counter::Service);
     }
     if let Err(reason) = opens(packet.kind, packet.tcp_flags) {
-        return refused(reason);
+        // A connection to a service: the rules were asked when it began.
+        return if serves { Verdict::Kernel(Counter::Service) } else { refused(reason) };
     }
     let Some(candidate) = tables.candidate() else {
         return refused(Counter::DropStage);
     };
     propose(candidate, frame, packet, from);
+    if serves {
+        candidate.facts.set(IPV6 | SERVICE);
+    }
     candidate.flags.set(TO_ROUTER);
     candidate.to.set(ROUTER);
     candidate.hop.set(NextHop::default());

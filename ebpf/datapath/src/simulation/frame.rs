@@ -68,6 +68,7 @@ impl Bytes {
             Verdict::Drop(_)
             | Verdict::Answer(_)
             | Verdict::Hold(_)
+            | Verdict::Cut(_)
             | Verdict::Release(_)
             | Verdict::Next(_)
             | Verdict::Located(..)

@@ -127,6 +127,8 @@ impl Simulation {
                 Verdict::Next(Stage::Entry) => crate::ingress(self, frame, arrival),
                 Verdict::Next(Stage::Flow4) => crate::flow4(self, frame, arrival),
                 Verdict::Next(Stage::Flow6) => crate::flow6(self, frame, arrival),
+                Verdict::Next(Stage::Refresh4) => crate::refresh4(self, frame, arrival),
+                Verdict::Next(Stage::Refresh6) => crate::refresh6(self, frame, arrival),
                 Verdict::Next(Stage::Open4) => crate::open4(self, frame, arrival),
                 Verdict::Next(Stage::Open6) => crate::open6(self, frame, arrival),
                 Verdict::Next(Stage::Rule) => crate::rule(self),
