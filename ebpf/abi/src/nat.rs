@@ -89,7 +89,7 @@ pub struct External {
     pub masquerade: u32,
     /// Zone in which it is used.
     pub zone: u8,
-    /// [`HAS_FORWARDS`], [`HAS_STATIC`].
+    /// [`HAS_FORWARDS`], [`HAS_STATIC`], [`OF_INTERFACE`].
     pub flags: u8,
     /// Lower half of the zone's flags ([`crate::Zone::flags`]).
     pub zone_flags: u16,
@@ -99,6 +99,8 @@ pub struct External {
 pub const HAS_FORWARDS: u8 = 1;
 /// The address stands for a host (1:1).
 pub const HAS_STATIC: u8 = 2;
+/// The address is one of an interface.
+pub const OF_INTERFACE: u8 = 4;
 
 /// An external port; the last bits, of the port, may be left open.
 #[repr(C)]

@@ -306,7 +306,7 @@ pub(crate) fn pass<'a, T: Tables>(
     }
     let mut edit = packet.edit(flow);
     if packet.syn {
-        edit.mss = mss_limit(tables, flow, mtu, packet.ipv6);
+        edit.mss = mss_limit(tables, arrival, flow, mtu, packet.ipv6);
     }
     flow.count(arrival.segments, u32::from(packet.length), tables.now());
     Verdict::Forward(Counter::Forwarded, edit, hop)
@@ -341,8 +341,17 @@ pub(crate) fn wire_length(packet: &Transit, arrival: &Arrival) -> u32 {
 /// The largest segment that fits both ways of a flow whose packet leaves over a link of `mtu`;
 /// 0: as it is.
 #[inline(always)]
-fn mss_limit<T: Tables>(tables: &T, flow: FlowRef<'_>, mtu: u16, ipv6: bool) -> u16 {
+fn mss_limit<T: Tables>(
+    tables: &T,
+    arrival: &Arrival,
+    flow: FlowRef<'_>,
+    mtu: u16,
+    ipv6: bool,
+) -> u16 {
     let setting = |zone| tables.zone(zone).map_or(0, |zone| mss(zone.flags));
     let settings = (setting(flow.zone(ipv6)), setting(flow.reverse().zone(ipv6)));
-    tcp::mss_limit(settings, (mtu, flow.reverse().mtu()), ipv6)
+    if settings.0 | settings.1 == 0 {
+        return 0;
+    }
+    tcp::mss_limit(settings, (mtu, tables.device_mtu(arrival.interface)), ipv6)
 }

@@ -4,7 +4,6 @@
 use portcullis_datapath_abi::{
     Config, Counter, Interface,
     flow::TRANSLATED,
-    policy::{MASQUERADE, ROUTER},
 };
 
 use crate::{
@@ -13,6 +12,7 @@ use crate::{
     frame::Frame,
     ingress::Hook,
     known::{Transit, pass},
+    nat::keeps_source,
     packet::Packet,
     packet6::Packet6,
     tables::mapped,
@@ -128,7 +128,7 @@ pub(crate) fn next_hop<'a, T: Tables>(
     let Some(egress) = tables.interface(route.egress) else {
         return Err(Verdict::Drop(Drop::between(Counter::DropInterface, from, to)));
     };
-    if egress.zone != to || !keeps_address(tables, flow, egress, packet.ipv6) {
+    if egress.zone != to || !keeps_address(tables, config, flow, egress, packet.ipv6) {
         // The next packet of the initiator makes a new flow for the new way.
         if flow.direction() == 0 {
             end(tables, config, flow, packet.ipv6);
@@ -143,11 +143,11 @@ pub(crate) fn next_hop<'a, T: Tables>(
     Ok((hop, route.mtu))
 }
 
-/// Whether the flow may keep its translated source address on the way out by `egress`: a masqueraded
-/// one is the address of the interface that it left by first.
+/// Whether the flow may keep its translated source address on the way out by `egress`.
 #[inline(always)]
 fn keeps_address<T: Tables>(
     tables: &T,
+    config: &Config,
     flow: FlowRef<'_>,
     egress: &Interface,
     ipv6: bool,
@@ -156,10 +156,7 @@ fn keeps_address<T: Tables>(
         return true;
     }
     let source = flow.source();
-    if source == flow.key().source || source == egress.nat_address {
-        return true;
-    }
-    // Static translations and pools stay with the zone, whatever its interface.
-    let masquerades = tables.zone(egress.zone).is_some_and(|zone| zone.flags & MASQUERADE != 0);
-    egress.zone == ROUTER || !masquerades
+    source == flow.key().source
+        || source == egress.nat_address
+        || keeps_source(tables, config, source, egress)
 }

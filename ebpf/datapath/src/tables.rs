@@ -78,6 +78,8 @@ pub trait Tables:
     fn is_local6(&self, address: &[u32; 4]) -> bool;
     /// Looks a route up. `None`: there is none, or the destination is not to be forwarded to.
     fn route(&self, query: &RouteQuery) -> Option<Route>;
+    /// MTU of an interface in bytes; 0 if it is not there.
+    fn device_mtu(&self, interface: u32) -> u16;
     /// Coarse time in ticks.
     fn now(&self) -> u32;
     /// A random number.

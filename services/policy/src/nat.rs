@@ -13,7 +13,7 @@ use portcullis_datapath_abi::{
     nat::{
         CHOICES, External, ExternalKey, FROM_SOURCES, Forward, ForwardKey, ForwardList,
         ForwardSourceKey, HAIRPIN, HAS_FORWARDS, HAS_STATIC, INWARD, LOG, MAX_FORWARDS, MSS_BY_MTU,
-        NO_FORWARD, OUTWARD, Pool, PoolBlock, PoolBlockKey, PoolKey, RESERVED_WORDS, StaticKey,
+        NO_FORWARD, OF_INTERFACE, OUTWARD, Pool, PoolBlock, PoolBlockKey, PoolKey, RESERVED_WORDS, StaticKey,
         mss_flags, reserved_index,
     },
     policy::{MASQUERADE, SOURCE_POOLS, STATIC_NAT},
@@ -372,6 +372,9 @@ impl Build<'_> {
                 primary_of_address.insert(*address, *primary);
                 if translating.contains(&interface.zone) {
                     self.external_flags.entry(*address).or_insert((interface.zone, 0));
+                }
+                if let Some((_, flags)) = self.external_flags.get_mut(address) {
+                    *flags |= OF_INTERFACE;
                 }
             }
         }

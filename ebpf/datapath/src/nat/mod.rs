@@ -30,7 +30,7 @@ use crate::flow::FlowTables;
 
 pub use inbound::inbound;
 pub use mapping::release;
-pub use outbound::outbound;
+pub use outbound::{keeps_source, outbound};
 
 /// Maps of the translation.
 pub trait NatTables: FlowTables {

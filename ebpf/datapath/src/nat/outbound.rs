@@ -1,9 +1,9 @@
 //! The source of a flow on its way out.
 
 use portcullis_datapath_abi::{
-    Config, Counter, FlowKey,
+    Config, Counter, FlowKey, Interface,
     flow::NO_MAPPING,
-    nat::{ExternalKey, OUTWARD, PoolBlockKey, PoolKey, StaticKey, bank},
+    nat::{ExternalKey, OF_INTERFACE, OUTWARD, PoolBlockKey, PoolKey, StaticKey, bank},
     policy::{MASQUERADE, ROUTER, SOURCE_POOLS, STATIC_NAT},
 };
 use portcullis_flow_table::hash16;
@@ -54,6 +54,25 @@ pub fn outbound<T: NatTables>(
     let extra = u32::from(exit.zone) | if full_cone { mapping::FULL_CONE } else { 0 };
     let mapping = mapping::acquire(tables, config, key, external, extra)?;
     Ok(Source { address: external, port: mapping.external_port(), mapping: mapping.number() })
+}
+
+/// Whether a flow may go on with its translated source `address` by `egress`, an interface of the zone
+/// that it went to before. It then is another interface's address, or one of the zone (1:1, pool), or,
+/// of a flow that goes back into its own zone, of another zone.
+#[inline(always)]
+pub fn keeps_source<T: NatTables>(
+    tables: &T,
+    config: &Config,
+    address: u32,
+    egress: &Interface,
+) -> bool {
+    let Some(external) = tables.external(&ExternalKey { bank: bank(config.bank), address }) else {
+        return false;
+    };
+    if external.zone != egress.zone {
+        return true;
+    }
+    external.flags & OF_INTERFACE == 0 || external.masquerade == egress.nat_address
 }
 
 /// An external address that the router itself uses stays.

@@ -46,6 +46,8 @@ pub struct Simulation {
     pub default_route: Option<Route>,
     /// What all others of IPv6 are answered with.
     pub default_route6: Option<Route>,
+    /// MTUs of interfaces that are not 1500.
+    pub mtus: BTreeMap<u32, u16>,
     /// The time in ticks.
     pub now: Cell<u32>,
     /// State of the random numbers.
@@ -95,6 +97,7 @@ impl Simulation {
             routes: BTreeMap::new(),
             default_route: None,
             default_route6: None,
+            mtus: BTreeMap::new(),
             now: Cell::new(1000),
             seed: Cell::new(1),
             flows: table,
@@ -204,6 +207,10 @@ impl Tables for Simulation {
         let [e, f, g, _] = d.to_ne_bytes();
         let default = if query.ipv6 { self.default_route6 } else { self.default_route };
         self.routes.get(&([a, b, c], [e, f, g])).copied().or(default)
+    }
+
+    fn device_mtu(&self, interface: u32) -> u16 {
+        self.mtus.get(&interface).copied().unwrap_or(1500)
     }
 
     fn now(&self) -> u32 {

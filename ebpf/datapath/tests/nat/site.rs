@@ -12,7 +12,7 @@ use portcullis_datapath_abi::{
     from_address,
     nat::{
         External, ExternalKey, Forward, ForwardKey, ForwardList, ForwardSourceKey, HAS_FORWARDS,
-        HAS_STATIC, INWARD, NO_FORWARD, OUTWARD, Pool, PoolBlock, PoolBlockKey, PoolKey, References,
+        HAS_STATIC, INWARD, NO_FORWARD, OF_INTERFACE, OUTWARD, Pool, PoolBlock, PoolBlockKey, PoolKey, References,
         StaticKey, reserved_index,
     },
     policy::{MASQUERADE, SOURCE_POOLS, STATIC_NAT},
@@ -53,6 +53,7 @@ pub fn site() -> Simulation {
 /// Makes an address external, as the service does for a zone that masquerades.
 pub fn external(site: &mut Simulation, address: Ipv4Addr, flags: u8) {
     let zone_flags = site.zones[&WAN_ZONE].flags as u16;
+    let flags = flags | if [OUTSIDE, SECOND].contains(&address) { OF_INTERFACE } else { 0 };
     let external =
         External { masquerade: from_address(OUTSIDE), zone: WAN_ZONE, flags, zone_flags };
     let key = ExternalKey { bank: 0, address: from_address(address) };

@@ -327,3 +327,90 @@ fn errors_about_hairpinned_packets_come_back() {
     assert_eq!(sum(&quoted[..20]), 0xffff);
     assert_eq!(sum(&back[20..]), 0xffff, "the error's checksum");
 }
+
+#[test]
+fn flows_of_all_kinds_go_on_when_routes_are_looked_up_again() {
+    let mut site = site();
+    pool(&mut site, Ipv4Addr::new(198, 51, 100, 64), 4);
+    one_to_one(&mut site, SECOND, WEB_SERVER);
+    let to_other = Forward { to: from_address(OTHER_HOST), ..to_web(HAIRPIN, WAN_ZONE) };
+    forward(&mut site, 17, 8080, to_other);
+    // Pool, 1:1, hairpin, forward.
+    let flows = [
+        (LAN, (HOST, 4000), (SERVER, 53)),
+        (DMZ, (WEB_SERVER, 25), (SERVER, 25)),
+        (LAN, (HOST, 4000), (OUTSIDE, 8080)),
+        (WAN, (CLIENT, 999), (OUTSIDE, 8080)),
+    ];
+    let before = flows.map(|(interface, from, to)| send(&site, interface, from, to).unwrap());
+    let count = site.flows4().len();
+    for _ in 0..3 {
+        site.config.generation += 1;
+        for ((interface, from, to), before) in flows.iter().zip(&before) {
+            assert_eq!(send(&site, *interface, *from, *to).as_ref(), Ok(before));
+        }
+    }
+    assert_eq!(site.flows4().len(), count);
+    // A masqueraded flow does not follow its route to another interface of the zone.
+    let [masqueraded, _] = send(&site, DMZ, (OTHER_SERVER, 25), (SERVER, 25)).unwrap();
+    assert_eq!(masqueraded.0, OUTSIDE);
+    let other = portcullis_datapath_abi::Interface {
+        index: 9,
+        nat_address: from_address(Ipv4Addr::new(198, 51, 101, 2)),
+        ..site.interfaces[&WAN]
+    };
+    site.interfaces.insert(9, other);
+    site.default_route = site.default_route.map(|route| portcullis_datapath::Route {
+        egress: 9,
+        ..route
+    });
+    site.config.generation += 1;
+    let moved = Err("drop.flow-moved".to_owned());
+    assert_eq!(send(&site, DMZ, (OTHER_SERVER, 25), (SERVER, 25)), moved);
+    let [masqueraded, _] = send(&site, DMZ, (OTHER_SERVER, 25), (SERVER, 25)).unwrap();
+    assert_eq!(masqueraded.0, Ipv4Addr::new(198, 51, 101, 2), "a new flow with the new address");
+    // What has an address of the zone goes on.
+    assert_eq!(send(&site, LAN, (HOST, 4000), (SERVER, 53)).as_ref(), Ok(&before[0]));
+}
+
+const OTHER_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 81);
+
+#[test]
+fn the_mss_of_both_directions_fits_both_links() {
+    use portcullis_datapath_abi::nat::{MSS_BY_MTU, mss_flags};
+    let mut site = site();
+    site.zones.get_mut(&WAN_ZONE).unwrap().flags |= mss_flags(MSS_BY_MTU);
+    site.default_route.as_mut().unwrap().mtu = 1492;
+    site.mtus.insert(WAN, 1492);
+    forward(&mut site, 6, 8080, to_web(HAIRPIN, WAN_ZONE));
+    let syn = |source: u16, destination: u16, flags: u8, acknowledged: u32| {
+        let mut header = tcp(source, destination, flags, &[]);
+        header[8..12].copy_from_slice(&acknowledged.to_be_bytes());
+        header[12] = 0x60;
+        header.extend([2, 4, 5, 180]);
+        header
+    };
+    let mss = |ip: &[u8]| {
+        assert_eq!(sum(&pseudo(ip)), 0xffff, "checksum");
+        u16::from_be_bytes([ip[42], ip[43]])
+    };
+    for (interface, from, to, back) in
+        [(LAN, (HOST, 1000), (SERVER, 80), WAN), (WAN, (CLIENT, 1000), (OUTSIDE, 8080), DMZ)]
+    {
+        let there = datagram(from.0, to.0, 6, 64, &syn(from.1, to.1, 2, 0));
+        let out = pass(&site, interface, &there).unwrap();
+        assert_eq!(mss(&out), 1452, "SYN of {from:?}");
+        let [source, reached] = ends(&out);
+        let answer = datagram(reached.0, source.0, 6, 64, &syn(reached.1, source.1, 18, 2));
+        assert_eq!(mss(&pass(&site, back, &answer).unwrap()), 1452, "answer to {from:?}");
+    }
+}
+
+/// A TCP segment behind its pseudo-header.
+fn pseudo(ip: &[u8]) -> Vec<u8> {
+    let mut bytes = ip[12..20].to_vec();
+    bytes.extend([0, 6]);
+    bytes.extend((ip.len() as u16 - 20).to_be_bytes());
+    bytes.extend(&ip[20..]);
+    bytes
+}

@@ -104,6 +104,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn device_mtu(&self, interface: u32) -> u16 {
+        routes::device_mtu(self.context, interface)
+    }
+
+    #[inline(always)]
     fn now(&self) -> u32 {
         // SAFETY: takes nothing, returns a number.
         (unsafe { helpers::bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as u32

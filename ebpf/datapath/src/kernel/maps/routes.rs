@@ -7,6 +7,7 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const FIB_SUCCESS: i64 = 0;
 const FIB_NO_NEIGHBOUR: i64 = 7;
+const FIB_FRAG_NEEDED: i64 = 8;
 
 /// Looks a route up; false if there is none. Not inlined: its parameters would stand on the stack
 /// once for each caller.
@@ -32,7 +33,9 @@ pub fn lookup(context: *mut core::ffi::c_void, query: &RouteQuery, route: &mut R
     let size = size_of::<bpf_fib_lookup>() as i32;
     // SAFETY: the context is the packet's, the parameters live on this stack.
     let result = unsafe { helpers::bpf_fib_lookup(context, &raw mut fib, size, 0) };
-    if result != FIB_SUCCESS && result != FIB_NO_NEIGHBOUR {
+    // Of a packet larger than the device's MTU it says so, and has found everything.
+    let found = result == FIB_SUCCESS || result == FIB_FRAG_NEEDED;
+    if !found && result != FIB_NO_NEIGHBOUR {
         return false;
     }
     route.egress = fib.ifindex;
@@ -46,7 +49,7 @@ pub fn lookup(context: *mut core::ffi::c_void, query: &RouteQuery, route: &mut R
         };
         route.mtu = fib.__bindgen_anon_1.mtu_result;
     }
-    if result == FIB_SUCCESS {
+    if found {
         let [a, b, c, d, e, f] = fib.dmac;
         let [g, h, i, j, k, l] = fib.smac;
         route.resolved = true;
@@ -57,10 +60,17 @@ pub fn lookup(context: *mut core::ffi::c_void, query: &RouteQuery, route: &mut R
         ];
     } else {
         // Without a neighbour the lookup does not get as far as the MTU.
-        let mut mtu = 0_u32;
-        // SAFETY: as above. Whether this packet fits is decided later; the answer is in `mtu`.
-        unsafe { helpers::bpf_check_mtu(context, fib.ifindex, &raw mut mtu, 0, 0) };
-        route.mtu = mtu as u16;
+        route.mtu = device_mtu(context, fib.ifindex);
     }
     true
+}
+
+/// The MTU of a device; 0 if there is none.
+#[inline(always)]
+pub fn device_mtu(context: *mut core::ffi::c_void, interface: u32) -> u16 {
+    let mut mtu = 0_u32;
+    // SAFETY: the context is the packet's. Whether this packet fits is decided elsewhere; the answer is
+    // in `mtu`.
+    unsafe { helpers::bpf_check_mtu(context, interface, &raw mut mtu, 0, 0) };
+    mtu as u16
 }
