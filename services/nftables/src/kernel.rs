@@ -7,9 +7,12 @@ use std::{
 
 use nix::{
     errno::Errno,
-    sys::socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
-        setsockopt, socket, sockopt,
+    sys::{
+        socket::{
+            AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv,
+            send, setsockopt, socket, sockopt,
+        },
+        time::TimeVal,
     },
 };
 
@@ -24,6 +27,8 @@ use crate::{
 
 /// Longest datagram of answers; the kernel fills lists up to 32 KiB.
 const DATAGRAM: usize = 64 * 1024;
+/// Seconds to wait for the next part of an answer.
+const PATIENCE_S: i64 = 10;
 /// Times that a list is asked for again because it changed meanwhile.
 const ATTEMPTS: u32 = 8;
 
@@ -90,6 +95,8 @@ impl Netfilter {
             SockProtocol::NetlinkNetFilter,
         )?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        // The kernel answers at once; without an answer nobody must wait for ever.
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(PATIENCE_S, 0))?;
         Ok(Self { socket })
     }
 
@@ -133,7 +140,8 @@ impl Netfilter {
         loop {
             let length = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(length) => length,
-                Err(Errno::EINTR) => continue,
+                // So many complaints that not all found room; the first are there.
+                Err(Errno::EINTR | Errno::ENOBUFS) => continue,
                 Err(Errno::EAGAIN) => break,
                 Err(error) => return Err(error.into()),
             };

@@ -6,12 +6,8 @@ use super::{
     Compiler,
     matches::{Family, TCP, accept, drop, goto, protocol, rule},
 };
-use crate::ruleset::{Meter, Rate, RateUnit, Reject, Rule, Set, Statement, Type};
+use crate::ruleset::{Meter, Rate, RateUnit, Reject, Rule, Statement};
 
-/// Senders that a limit keeps account of at the same time.
-const SENDERS: u32 = 65_535;
-/// Seconds after which a sender that was silent is forgotten.
-const MEMORY_S: u32 = 60;
 /// The chain that answers what is refused.
 pub(super) const REJECT: &str = "refused";
 /// Reason of what no rule or policy lets in.
@@ -80,16 +76,12 @@ impl Compiler<'_> {
 
     /// A limit for each source address, in a set of its own for each family.
     fn by_source(&mut self, name: &str, meter: Meter, refused: &[Statement]) -> Vec<Rule> {
-        let timeout = matches!(meter, Meter::Rate(_)).then_some(MEMORY_S);
+        let connections = matches!(meter, Meter::Connections(_));
         Family::BOTH
             .into_iter()
             .map(|family| {
-                let kind = match family {
-                    Family::V4 => Type::Ipv4,
-                    Family::V6 => Type::Ipv6,
-                };
-                let set = Set::dynamic(format!("{name}{}", family.digit()), kind, SENDERS, timeout);
-                let set = self.pool.named(set);
+                let name = format!("{name}{}", family.digit());
+                let set = self.pool.accounts(name, family, connections);
                 let metered = Statement::Meter { set, key: family.source(), meter };
                 rule([family.statement(), metered], refused.iter().cloned())
             })

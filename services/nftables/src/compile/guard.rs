@@ -23,10 +23,6 @@ use crate::ruleset::{
 /// fe80::/10
 const LINK_LOCAL: IpNet =
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10));
-/// Senders that a limit keeps account of at the same time.
-const SENDERS: u32 = 65_535;
-/// Seconds after which a sender that was silent is forgotten.
-const MEMORY_S: u32 = 60;
 
 impl Compiler<'_> {
     /// Only first packets are asked: what is known has passed here before.
@@ -77,7 +73,7 @@ impl Compiler<'_> {
             if bogons.is_empty() {
                 continue;
             }
-            let key = key_of(family);
+            let key = family.addresses();
             let set = Set::intervals(format!("bogons{}", family.digit()), key, bogons);
             for zone in &zones {
                 let Some(from) = self.arrives_by(zone) else { continue };
@@ -156,8 +152,7 @@ impl Compiler<'_> {
         let mut rules = Vec::new();
         if limit.per_source != 0 {
             let name = format!("flood.{class}{}", family.digit());
-            let set = Set::dynamic(name, key_of(family), SENDERS, Some(MEMORY_S));
-            let set = self.pool.named(set);
+            let set = self.pool.accounts(name, family, false);
             let key = match family {
                 Family::V4 => Field::Source4,
                 Family::V6 => Field::SourceNetwork6,
@@ -186,16 +181,10 @@ fn per_second(packets: u32) -> Rate {
     Rate { packets: packets.into(), unit: RateUnit::Second, burst: packets }
 }
 
-const fn key_of(family: Family) -> Type {
-    match family {
-        Family::V4 => Type::Ipv4,
-        Family::V6 => Type::Ipv6,
-    }
-}
-
 fn by_family(family: Family, ranges: &AddressRanges) -> (Type, Vec<(Value, Value)>) {
-    match family {
-        Family::V4 => (Type::Ipv4, ranges4(&ranges.v4)),
-        Family::V6 => (Type::Ipv6, ranges6(&ranges.v6)),
-    }
+    let of_family = match family {
+        Family::V4 => ranges4(&ranges.v4),
+        Family::V6 => ranges6(&ranges.v6),
+    };
+    (family.addresses(), of_family)
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::ruleset::{Field, Match, Operand, Rule, Statement, Value, Verdict};
+use crate::ruleset::{Field, Match, Operand, Rule, Statement, Type, Value, Verdict};
 
 /// Protocols.
 pub(super) const ICMP: u8 = 1;
@@ -32,6 +32,14 @@ impl Family {
         match self {
             Self::V4 => Field::Source4,
             Self::V6 => Field::Source6,
+        }
+    }
+
+    /// What sets of its addresses hold.
+    pub(super) const fn addresses(self) -> Type {
+        match self {
+            Self::V4 => Type::Ipv4,
+            Self::V6 => Type::Ipv6,
         }
     }
 

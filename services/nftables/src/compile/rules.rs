@@ -204,10 +204,11 @@ impl<'a> Compiler<'a> {
         ranges: &AddressRanges,
         name: impl FnOnce() -> String,
     ) -> Option<Vec<Statement>> {
-        match family {
-            Family::V4 => self.pool.within(field, Type::Ipv4, ranges4(&ranges.v4), name),
-            Family::V6 => self.pool.within(field, Type::Ipv6, ranges6(&ranges.v6), name),
-        }
+        let ranges = match family {
+            Family::V4 => ranges4(&ranges.v4),
+            Family::V6 => ranges6(&ranges.v6),
+        };
+        self.pool.within(field, family.addresses(), ranges, name)
     }
 
     /// The addresses that hosts behind changing prefixes have now.

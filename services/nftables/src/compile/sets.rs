@@ -1,8 +1,14 @@
 //! Named sets: equal ones stand once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::matches::Family;
 use crate::ruleset::{Element, Field, Match, Operand, Set, SetKind, Statement, Type, Value};
+
+/// Senders that a limit keeps account of at the same time.
+const SENDERS: u32 = 65_535;
+/// Seconds after which a sender that was silent is forgotten.
+const MEMORY_S: u32 = 60;
 
 /// The table's sets.
 #[derive(Debug, Default)]
@@ -11,7 +17,7 @@ pub(super) struct Pool {
     /// Names of those that rules may share, by what they hold.
     known: BTreeMap<(Type, Vec<(Value, Value)>), String>,
     /// Those that were added by name.
-    names: std::collections::BTreeSet<String>,
+    names: BTreeSet<String>,
 }
 
 impl Pool {
@@ -26,6 +32,13 @@ impl Pool {
             self.sets.push(set);
         }
         name
+    }
+
+    /// A set that keeps account of senders: of their packets by time, or, with `connections`, for
+    /// as long as they have some.
+    pub(super) fn accounts(&mut self, name: String, family: Family, connections: bool) -> String {
+        let memory = (!connections).then_some(MEMORY_S);
+        self.named(Set::dynamic(name, family.addresses(), SENDERS, memory))
     }
 
     /// Whether `field` is in some ranges: `None` if there are none, so that nothing can match. No

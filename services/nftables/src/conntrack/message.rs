@@ -194,6 +194,35 @@ mod tests {
         }
     }
 
+    /// What Linux 6.18 lists of a masqueraded connection: 192.168.77.100:40000 to
+    /// 198.51.100.10:7, by way of 198.51.100.2.
+    const MASQUERADED: &str = "340001801400018008000100c0a84d6408000200c633640a1c000280050001000600\
+        0000060002009c4000000600030000070000340002801400018008000100c633640a08000200c63364021c0002\
+        8005000100060000000600020000070000060003009c400000080003000000019e080008000000000008000c00\
+        878e0c1508000b00000000010800070000001d0e300004802c0001800500010003000000050002000a00000005\
+        0003000a000000060004002300000006000500230000001c0009800c0001000000000000000003\
+        0c00020000000000000000d61c000a800c00010000000000000000020c0002000000000000000070";
+
+    #[test]
+    fn an_entry_of_the_kernel_is_read() {
+        let entry = hex::decode(MASQUERADED).unwrap();
+        let flow = flow(&entry).unwrap();
+        let ends =
+            [flow.source, flow.destination, flow.translated_source, flow.translated_destination]
+                .map(|end| end.to_string());
+        assert_eq!(
+            ends,
+            ["192.168.77.100:40000", "198.51.100.10:7", "198.51.100.2:40000", "198.51.100.10:7"]
+        );
+        assert_eq!((flow.protocol, flow.state, flow.expires_s), (TCP, State::Established, 7438));
+        assert_eq!(flow.out, Traffic { packets: 3, bytes: 214 });
+        assert_eq!(flow.back, Traffic { packets: 2, bytes: 112 });
+        // The order to forget it names it by the same bytes.
+        let order = delete(&flow).unwrap();
+        let tuple = entry.get(4..0x34).unwrap();
+        assert!(order.windows(tuple.len()).any(|part| part == tuple));
+    }
+
     #[test]
     fn states_of_tcp_are_told_apart() {
         assert_eq!(state(TCP, Some(1), false), State::New);
