@@ -40,6 +40,13 @@ const CROWDED: u32 = 6;
 /// try, wherever an insertion stands.
 const PATIENCE: u32 = 16;
 
+/// How often a place that another insertion took in the same moment is looked for again.
+const RACES: u32 = 4;
+
+/// The bit of a payload that every entry has, so that one look tells whether it is free. Part of the
+/// payload that is given and returned.
+pub const IN_USE: u32 = 1 << 31;
+
 /// One cache line of the index. An entry of zero is free.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
@@ -200,31 +207,40 @@ fn insert_locked<M: Memory>(memory: &M, hash: Hash, payload: u32) -> Result<(), 
     if let Some(twin) = search(second, fingerprint) {
         return Err(InsertError::Exists(twin));
     }
-    let entry = hash.entry(payload);
-    let used = occupancy(first);
-    let (one, other) =
-        if used >= CROWDED && used > occupancy(second) { (second, first) } else { (first, second) };
+    let entry = hash.entry(payload | IN_USE);
+    let used = vacancies(first).count_zeros();
+    let (one, other) = if used >= CROWDED && used > vacancies(second).count_zeros() {
+        (second, first)
+    } else {
+        (first, second)
+    };
     if place(one, entry) || place(other, entry) { Ok(()) } else { Err(InsertError::Full) }
 }
 
+/// A bit for each entry that is free; all higher bits are set. Without a branch: the kernel's verifier
+/// would follow every combination.
 #[inline(always)]
-fn occupancy(bucket: &Bucket) -> u32 {
+fn vacancies(bucket: &Bucket) -> u32 {
+    let [a, b, c, d, e, f, g, h] = &bucket.0;
     let mut used = 0;
-    for slot in &bucket.0 {
-        if slot.load(Ordering::Relaxed) != 0 {
-            used += 1;
-        }
+    for (index, slot) in [a, b, c, d, e, f, g, h].into_iter().enumerate() {
+        used |= (slot.load(Ordering::Relaxed) as u32 & IN_USE) >> (31 - index);
     }
-    used
+    !used
 }
 
 #[inline(always)]
 fn place(bucket: &Bucket, entry: u64) -> bool {
-    for slot in &bucket.0 {
+    for _ in 0..RACES {
+        let index = vacancies(bucket).trailing_zeros();
+        if index >= SLOTS as u32 {
+            return false;
+        }
+        let Some(slot) = bucket.0.get(index as usize) else {
+            return false;
+        };
         // Another key's insertion or removal may be here at the same time.
-        if slot.load(Ordering::Relaxed) == 0
-            && slot.compare_exchange(0, entry, Ordering::SeqCst, Ordering::SeqCst).is_ok()
-        {
+        if slot.compare_exchange(0, entry, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             return true;
         }
     }
@@ -235,7 +251,7 @@ fn place(bucket: &Bucket, entry: u64) -> bool {
 #[inline(always)]
 pub fn remove<M: Memory>(memory: &M, hash: Hash, payload: u32) -> bool {
     let buckets = memory.buckets();
-    let entry = hash.entry(payload);
+    let entry = hash.entry(payload | IN_USE);
     for index in [hash.first(buckets), hash.second(buckets)] {
         let Some(bucket) = memory.bucket(index) else {
             return false;

@@ -8,13 +8,14 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use portcullis_datapath::{
-    L4_V6,
+    Arrival, Drop, L4_V6,
     guard::{challenge, write_challenge},
+    telemetry,
 };
 use portcullis_datapath_abi::{Counter, FORWARD_MARK};
 
 use super::{
-    maps::{Maps, count},
+    maps::{Maps, count, interfaces::zone_of},
     skb, tcx, xdp as device,
 };
 
@@ -32,7 +33,7 @@ pub fn tcx_challenge(context: TcContext) -> i32 {
             if write_challenge(&mut frame, &question).is_none() {
                 return TC_ACT_SHOT;
             }
-            count(Counter::DropUnproven, 1, arrival.length);
+            unproven(&maps, &arrival);
             context.set_mark(FORWARD_MARK);
             // SAFETY: takes numbers only.
             unsafe { bpf_redirect(arrival.interface, 0) as i32 }
@@ -42,6 +43,13 @@ pub fn tcx_challenge(context: TcContext) -> i32 {
             TC_ACT_SHOT
         }
     }
+}
+
+#[inline(always)]
+fn unproven(maps: &Maps, arrival: &Arrival) {
+    count(Counter::DropUnproven, 1, arrival.length);
+    let zones = (zone_of(arrival.interface), Drop::UNKNOWN);
+    telemetry::dropped(maps, Counter::DropUnproven, zones, 1, arrival.length);
 }
 
 /// The same.
@@ -55,7 +63,7 @@ pub fn xdp_challenge(context: XdpContext) -> u32 {
             if write_challenge(&mut frame, &question).is_none() {
                 return xdp_action::XDP_DROP;
             }
-            count(Counter::DropUnproven, 1, arrival.length);
+            unproven(&maps, &arrival);
             xdp_action::XDP_TX
         }
         Err(drop) => {

@@ -1,6 +1,6 @@
 //! How full the index gets, and how evenly, with keys as real traffic has them.
 
-use portcullis_flow_table::{InsertError, find, hash16, hash40, insert, remove};
+use portcullis_flow_table::{IN_USE, InsertError, find, hash16, hash40, insert, remove};
 
 use crate::memory::{Index, SEED};
 
@@ -24,7 +24,7 @@ fn buckets_for(entries: u32) -> u32 {
 fn fill(index: &Index, entries: u32) -> u32 {
     let mut full = 0;
     for number in 0..entries {
-        match insert(index, hash16(SEED, key(number)), number | 1 << 31) {
+        match insert(index, hash16(SEED, key(number)), number | IN_USE) {
             Ok(()) => {}
             Err(InsertError::Full) => full += 1,
             Err(other) => panic!("entry {number}: {other:?}"),
@@ -39,7 +39,7 @@ fn a_load_of_one_half_has_room_for_every_entry() {
     let index = Index::new(entries / 8 * 2);
     assert_eq!(fill(&index, entries), 0);
     for number in 0..entries {
-        assert_eq!(find(&index, hash16(SEED, key(number))), Some(number | 1 << 31));
+        assert_eq!(find(&index, hash16(SEED, key(number))), Some(number | IN_USE));
     }
 }
 
@@ -60,9 +60,9 @@ fn churn_at_that_load_refuses_one_in_a_few_thousand_at_most() {
     let mut full = 0;
     let steps = 4 * entries;
     for number in 0..steps {
-        remove(&index, hash16(SEED, key(number)), number | 1 << 31);
+        remove(&index, hash16(SEED, key(number)), number | IN_USE);
         let new = number + entries;
-        if insert(&index, hash16(SEED, key(new)), new | 1 << 31).is_err() {
+        if insert(&index, hash16(SEED, key(new)), new | IN_USE).is_err() {
             full += 1;
         }
     }
@@ -77,7 +77,7 @@ fn addresses_of_ipv6_spread_as_well() {
         // Privacy addresses of one prefix that speak to one server.
         let host = u64::from(number / 100).wrapping_mul(0x0101);
         let key = [0xb80d_0120, host, 0x0000_4860, 0x8888, u64::from(number % 100) << 16 | 443];
-        assert_eq!(insert(&index, hash40(SEED, key), number | 1 << 31), Ok(()), "{number}");
+        assert_eq!(insert(&index, hash40(SEED, key), number | IN_USE), Ok(()), "{number}");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use portcullis_flow_table::{Hash, InsertError, find, hash16, hash40, insert, remove};
+use portcullis_flow_table::{Hash, IN_USE, InsertError, find, hash16, hash40, insert, remove};
 use proptest::prelude::*;
 
 use crate::memory::{Index, SEED};
@@ -17,7 +17,7 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     // Few keys, so that most steps meet an earlier one.
     let step = prop_oneof![
-        (0..200_u64, any::<u32>()).prop_map(|(key, payload)| Step::Insert(key, payload)),
+        (0..200_u64, any::<u32>()).prop_map(|(key, payload)| Step::Insert(key, payload | IN_USE)),
         (0..200_u64).prop_map(Step::Remove),
         (0..200_u64).prop_map(Step::Find),
     ];
@@ -74,7 +74,7 @@ proptest! {
                          buckets in 1..64_u32) {
         let index = Index::new(buckets);
         let mut stored: Vec<(Hash, u32)> = Vec::new();
-        for (payload, low) in (1..).zip(lows) {
+        for (payload, low) in (IN_USE..).zip(lows) {
             let hash = Hash(u64::from(high) << 32 | u64::from(low));
             match insert(&index, hash, payload) {
                 Ok(()) => stored.push((hash, payload)),

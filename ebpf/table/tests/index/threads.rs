@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use portcullis_flow_table::{Hash, InsertError, find, hash16, insert, remove};
+use portcullis_flow_table::{Hash, IN_USE, InsertError, find, hash16, insert, remove};
 
 use crate::memory::{Index, SEED};
 
@@ -28,10 +28,10 @@ fn no_key_is_ever_in_twice() {
     let won = AtomicU64::new(0);
     let met = AtomicU64::new(0);
     thread::scope(|scope| {
-        for thread in 1..=THREADS {
+        for thread in IN_USE + 1..=IN_USE + THREADS {
             let (index, owners, stop, won, met) = (&index, &owners, &stop, &won, &met);
             scope.spawn(move || {
-                let mut key = u64::from(thread);
+                let mut key = u64::from(thread ^ IN_USE);
                 while !stop.load(Ordering::Relaxed) {
                     key = (key.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1)) % KEYS;
                     let owner = owners.get(key as usize).expect("below KEYS");
@@ -73,7 +73,7 @@ fn neighbours_do_not_disturb() {
                 for round in 0..200_u64 {
                     let keys = (0..400).map(|key| u64::from(thread) << 32 | key);
                     let mut inserted = Vec::new();
-                    for (key, payload) in keys.zip(1..) {
+                    for (key, payload) in keys.zip(IN_USE..) {
                         loop {
                             match insert(index, hash(key), payload) {
                                 Ok(()) => inserted.push((key, payload)),
