@@ -185,8 +185,8 @@ impl Display for Match {
 
 impl Display for Rate {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
-        let Self { packets, unit, burst } = self;
-        write!(formatter, "{packets}/{} burst {burst} packets", unit.name())
+        let Self { per_second, burst } = self;
+        write!(formatter, "{per_second}/second burst {burst} packets")
     }
 }
 
@@ -246,7 +246,6 @@ const fn symbol(field: Field, value: &Value) -> Option<&'static str> {
         }
         (Field::Cast, Value::Byte(0)) => Some("host"),
         (Field::InputType, Value::Host16(1)) => Some("ether"),
-        (Field::DestinationKind, Value::Host(2)) => Some("local"),
         _ => None,
     }
 }

@@ -6,7 +6,7 @@ use super::{
     Compiler,
     matches::{Family, TCP, accept, drop, goto, protocol, rule},
 };
-use crate::ruleset::{Meter, Rate, RateUnit, Reject, Rule, Statement};
+use crate::ruleset::{Meter, Rate, Reject, Rule, Statement};
 
 /// The chain that answers what is refused.
 pub(super) const REJECT: &str = "refused";
@@ -40,8 +40,8 @@ impl Compiler<'_> {
 
     /// A line in the kernel's log, as often as the configuration allows.
     pub(super) fn log(&self, prefix: String) -> [Statement; 2] {
-        let packets = self.firewall.log.per_second;
-        let rate = Rate { packets: packets.into(), unit: RateUnit::Second, burst: packets };
+        let per_second = self.firewall.log.per_second;
+        let rate = Rate { per_second, burst: per_second };
         [Statement::Limit(rate), Statement::Log(prefix)]
     }
 
@@ -53,11 +53,7 @@ impl Compiler<'_> {
     ) -> Vec<Rule> {
         let mut rules = Vec::new();
         if let Some(limit) = model.rate_limit {
-            let rate = Rate {
-                packets: limit.per_second.into(),
-                unit: RateUnit::Second,
-                burst: limit.burst,
-            };
+            let rate = Rate { per_second: limit.per_second, burst: limit.burst };
             let refused = [self.count("drop.rate-limit", None), drop()];
             if limit.per_source {
                 let meter = Meter::Rate(rate);

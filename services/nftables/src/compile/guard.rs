@@ -17,7 +17,7 @@ use super::{
     },
 };
 use crate::ruleset::{
-    ChainType, Field, Hook, Meter, Operand, Rate, RateUnit, Rule, Set, Statement, Type, Value,
+    ChainType, Field, Hook, Meter, Operand, Rate, Rule, Set, Statement, Type, Value,
 };
 
 /// fe80::/10
@@ -177,8 +177,8 @@ impl Compiler<'_> {
     }
 }
 
-fn per_second(packets: u32) -> Rate {
-    Rate { packets: packets.into(), unit: RateUnit::Second, burst: packets }
+const fn per_second(per_second: u32) -> Rate {
+    Rate { per_second, burst: per_second }
 }
 
 fn by_family(family: Family, ranges: &AddressRanges) -> (Type, Vec<(Value, Value)>) {

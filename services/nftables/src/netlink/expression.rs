@@ -32,11 +32,6 @@ pub(super) enum Expression {
         length: u32,
         to: Register,
     },
-    Fib {
-        flags: u32,
-        result: u32,
-        to: Register,
-    },
     Route {
         key: u32,
         to: Register,
@@ -78,8 +73,7 @@ pub(super) enum Expression {
         level: u32,
     },
     Limit {
-        rate: u64,
-        seconds: u64,
+        per_second: u32,
         burst: u32,
         over: bool,
     },
@@ -165,7 +159,6 @@ impl Expression {
             Self::Meta { .. } => "meta",
             Self::Connection { .. } | Self::Original { .. } | Self::SetConnection { .. } => "ct",
             Self::Payload { .. } => "payload",
-            Self::Fib { .. } => "fib",
             Self::Route { .. } => "rt",
             Self::Compare { .. } => "cmp",
             Self::Outside { .. } => "range",
@@ -209,12 +202,6 @@ impl Expression {
                 writer.number(2, *base as u32);
                 writer.number(3, *offset);
                 writer.number(4, *length);
-            }
-            // NFTA_FIB_FLAGS, _RESULT, _DREG.
-            Self::Fib { flags, result, to } => {
-                writer.number(3, *flags);
-                writer.number(2, *result);
-                writer.number(1, *to);
             }
             // NFTA_CMP_SREG, _OP, _DATA.
             Self::Compare { from, operator, value } => {
@@ -279,10 +266,10 @@ impl Expression {
                 writer.text(2, prefix);
                 writer.number(5, *level);
             }
-            // NFTA_LIMIT_RATE, _UNIT, _BURST, _TYPE (packets), _FLAGS.
-            Self::Limit { rate, seconds, burst, over } => {
-                writer.long(1, *rate);
-                writer.long(2, *seconds);
+            // NFTA_LIMIT_RATE, _UNIT (a second), _BURST, _TYPE (packets), _FLAGS.
+            Self::Limit { per_second, burst, over } => {
+                writer.long(1, u64::from(*per_second));
+                writer.long(2, 1);
                 writer.number(3, *burst);
                 writer.number(4, 0);
                 writer.number(5, u32::from(*over));

@@ -95,8 +95,8 @@ fn statement(
 }
 
 const fn limit(rate: Rate, over: bool) -> Expression {
-    let Rate { packets, unit, burst } = rate;
-    Expression::Limit { rate: packets, seconds: unit.seconds(), burst, over }
+    let Rate { per_second, burst } = rate;
+    Expression::Limit { per_second, burst, over }
 }
 
 /// Loads a field into a register, and masks it if only a part is meant.
@@ -140,8 +140,6 @@ const fn load(field: Field, to: Register) -> Expression {
         Field::Cast => Expression::Meta { key: 19, to },
         Field::OriginalDestination4 => Expression::Original { key: 20, to },
         Field::Mark => Expression::Connection { key: CONNECTION_MARK, to },
-        // NFTA_FIB_F_DADDR, NFT_FIB_RESULT_ADDRTYPE.
-        Field::DestinationKind => Expression::Fib { flags: 2, result: 3, to },
     }
 }
 

@@ -49,8 +49,6 @@ pub enum Field {
     Mark,
     /// `ct original ip daddr`: where the first packet was sent.
     OriginalDestination4,
-    /// `fib daddr type`: what the routing table says of the destination (`RTN_*`).
-    DestinationKind,
 }
 
 /// Bits of `ct state`.
@@ -69,22 +67,16 @@ pub mod ct_state {
 
 /// Bits of `ct status`.
 pub mod ct_status {
-    /// The source was translated.
-    pub const SNAT: u32 = 16;
     /// The destination was translated.
     pub const DNAT: u32 = 32;
 }
 
 /// Bits of `tcp flags`.
 pub mod tcp_flag {
-    /// FIN.
-    pub const FIN: u8 = 1;
     /// SYN.
     pub const SYN: u8 = 2;
     /// RST.
     pub const RST: u8 = 4;
-    /// ACK.
-    pub const ACK: u8 = 16;
 }
 
 impl Field {
@@ -114,7 +106,6 @@ impl Field {
             Self::Cast => "meta pkttype",
             Self::Mark => "ct mark",
             Self::OriginalDestination4 => "ct original ip daddr",
-            Self::DestinationKind => "fib daddr type",
         }
     }
 
@@ -128,7 +119,7 @@ impl Field {
                 (ct_state::NEW, "new"),
                 (ct_state::UNTRACKED, "untracked"),
             ],
-            Self::Status => &[(ct_status::SNAT, "snat"), (ct_status::DNAT, "dnat")],
+            Self::Status => &[(ct_status::DNAT, "dnat")],
             _ => &[],
         }
     }

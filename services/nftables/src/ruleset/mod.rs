@@ -14,8 +14,7 @@ pub use chain::{Base, BasePolicy, Chain, ChainType, Hook, Verdict};
 pub use field::{Field, ct_state, ct_status, tcp_flag};
 pub use set::{Element, Set, SetData, SetKind};
 pub use statement::{
-    Address, Match, Meter, Nat, NatKind, Operand, Port, Rate, RateUnit, Reject, Rule, SegmentSize,
-    Statement,
+    Address, Match, Meter, Nat, NatKind, Operand, Port, Rate, Reject, Rule, SegmentSize, Statement,
 };
 pub use value::{Type, Value};
 

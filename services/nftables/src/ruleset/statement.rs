@@ -92,39 +92,10 @@ pub enum Meter {
 /// Packets by time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Rate {
-    /// Packets.
-    pub packets: u64,
-    /// In this time.
-    pub unit: RateUnit,
+    /// Packets a second.
+    pub per_second: u32,
     /// Packets at once after a pause.
     pub burst: u32,
-}
-
-/// Time of a rate.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum RateUnit {
-    /// A second.
-    Second,
-    /// A minute.
-    Minute,
-}
-
-impl RateUnit {
-    /// Its length.
-    pub const fn seconds(self) -> u64 {
-        match self {
-            Self::Second => 1,
-            Self::Minute => 60,
-        }
-    }
-
-    /// Its name in nft.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Second => "second",
-            Self::Minute => "minute",
-        }
-    }
 }
 
 /// Answers to what is refused.

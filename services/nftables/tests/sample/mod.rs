@@ -55,8 +55,8 @@ fn set(text: &str) -> Operand {
     Operand::Set(text.to_owned())
 }
 
-fn rate(packets: u64, unit: RateUnit, burst: u32) -> Rate {
-    Rate { packets, unit, burst }
+const fn rate(per_second: u32, burst: u32) -> Rate {
+    Rate { per_second, burst }
 }
 
 fn masked(mask: u8, bits: u8) -> Operand {
@@ -212,24 +212,17 @@ fn forward() -> Vec<Rule> {
         vec![ipv6(), protocol(58), matching(Field::Icmpv6Type, set("types6"))],
         vec![ipv6(), protocol(58), is(Field::Icmpv6Type, Value::Byte(128))],
         vec![is(Field::InputType, Value::Host16(1)), matching(Field::SourceMac, set("macs"))],
-        vec![is(Field::DestinationKind, Value::Host(2))],
-        vec![ipv4(), meter("rates4", Field::Source4, Meter::Rate(rate(10, RateUnit::Second, 20)))],
+        vec![ipv4(), meter("rates4", Field::Source4, Meter::Rate(rate(10, 20)))],
         vec![ipv6(), meter("connections6", Field::Source6, Meter::Connections(5))],
-        vec![
-            ipv6(),
-            meter("networks6", Field::SourceNetwork6, Meter::Rate(rate(10, RateUnit::Second, 20))),
-        ],
-        vec![Statement::Over(rate(100, RateUnit::Minute, 7))],
+        vec![ipv6(), meter("networks6", Field::SourceNetwork6, Meter::Rate(rate(10, 20)))],
+        vec![Statement::Over(rate(100, 7))],
     ];
     let accepted = conditions.into_iter().map(|mut rule| {
         rule.push(accept());
         Rule(rule)
     });
     let rest = [
-        Rule(vec![
-            Statement::Limit(rate(5, RateUnit::Second, 7)),
-            Statement::Log(own("policy lan wan ")),
-        ]),
+        Rule(vec![Statement::Limit(rate(5, 7)), Statement::Log(own("policy lan wan "))]),
         segment(SegmentSize::Route),
         segment(SegmentSize::Bytes(1400)),
         Rule(vec![
