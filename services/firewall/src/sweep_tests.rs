@@ -54,7 +54,7 @@ fn an_old_flow_ends_and_its_number_is_free_one_pass_later() {
     let (swept, ended) = pass(&mut sweeper, table, 50_001);
     assert_eq!(ended, [(number, EndReason::Idle)]);
     assert_eq!((swept.kept, swept.ended), (1, 1));
-    assert!(!table.knows(&tcp(0)) && table.knows(&young));
+    assert!(table.number_of(&tcp(0)).is_none() && table.number_of(&young).is_some());
     assert_eq!(table.glance(number).map(|glance| glance.state), Some(CLEARED));
 
     // Packets that saw it in the index have long passed when the next pass begins.

@@ -24,7 +24,7 @@ use tokio::net::UnixListener;
 
 const ROLE: &str = "PORTCULLIS_TEST_ROLE";
 const USER: u32 = 103;
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     if std::env::var_os(ROLE).is_some() {

@@ -3,13 +3,13 @@
 
 use std::{
     path::Path,
-    sync::atomic::{AtomicU8, AtomicU32, Ordering},
+    sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering},
 };
 
 use aya::maps::{MapData, Queue};
 use portcullis_datapath_abi::{
     Config, FlowKey6, FlowRecord, Mapping,
-    flow::{CLEARED, EntryKind, FREE, GONE, IPV6, LIVE, MAPPING_CLOSED, NO_MAPPING, Payload},
+    flow::{CLEARED, EntryKind, FREE, GONE, IPV6, LIVE, MAPPING_CLOSED, NO_MAPPING, Payload, Side},
     map,
     nat::References,
 };
@@ -327,11 +327,36 @@ impl FlowTable {
         Some(number)
     }
 
-    /// Whether it has this flow already.
-    pub(crate) fn knows(&self, flow: &FlowRecord) -> bool {
+    /// Number of the same flow, if it is in this table already.
+    pub(crate) fn number_of(&self, flow: &FlowRecord) -> Option<u32> {
         let [forward, _] = self.hashes(flow);
-        let found = find(self, forward).and_then(|payload| self.flow(Payload(payload).number()));
-        found.is_some_and(|known| known.ends == flow.ends)
+        let number = Payload(find(self, forward)?).number();
+        self.flow(number).filter(|known| known.ends == flow.ends).map(|_| number)
+    }
+
+    /// Brings the state of a connection to what another table knows of it, where that is later.
+    pub(super) fn catch_up(&self, number: u32, later: &FlowRecord) {
+        let Some(record) = self.flows.pointer(number) else { return };
+        let is_later = |one: u32, other: u32| one.wrapping_sub(other) as i32 > 0;
+        for (index, side) in later.sides.iter().enumerate() {
+            // SAFETY: `index` is below the number of sides; fields of a record in mapped memory, which
+            // others change as atomics.
+            unsafe {
+                let mine = (&raw mut (*record.as_ptr()).sides).cast::<Side>().add(index);
+                for (field, value) in
+                    [(&raw mut (*mine).end, side.end), (&raw mut (*mine).max_end, side.max_end)]
+                {
+                    let _ = AtomicU32::from_ptr(field).fetch_update(
+                        Ordering::AcqRel,
+                        Ordering::Relaxed,
+                        |known| is_later(value, known).then_some(value),
+                    );
+                }
+                AtomicU16::from_ptr(&raw mut (*mine).window)
+                    .fetch_max(side.window, Ordering::AcqRel);
+                AtomicU8::from_ptr(&raw mut (*mine).seen).fetch_or(side.seen, Ordering::AcqRel);
+            }
+        }
     }
 
     /// Number of the mapping with the same ends.

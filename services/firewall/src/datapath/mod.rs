@@ -10,8 +10,8 @@
 //! ```
 //!
 //! [`Datapath::open`] loads our programs over the pinned maps if their layout fits, else over new
-//! ones, and moves what is in tables of another size into those of this size; what is attached goes
-//! on as it is. [`Datapath::attach`] then puts our programs into the tables of stages and after
+//! ones; what is attached goes on as it is. [`Datapath::attach`] moves the flows of a table of
+//! another size into the one of this size, and puts our programs into the tables of stages and after
 //! that into the links, each atomically, so there is no instant without a filter.
 //!
 //! `maps` and `flow_table` (over `mapped`) are the data; `programs`, `hooks` (over `features`) and
@@ -240,7 +240,6 @@ impl Datapath {
             this.adopt_settings()?;
         }
         this.adopt_policy();
-        this.carry_flows_over()?;
         Ok(this)
     }
 
@@ -295,6 +294,7 @@ impl Datapath {
             failures.push(error);
             return failures;
         }
+        failures.extend(self.carry_flows_over().err());
         // Before a device loses XDP, nobody sends to it by XDP any more.
         failures.extend(self.allow_transmission(devices, &features, true).err());
         for (index, device) in devices {
@@ -325,7 +325,7 @@ impl Datapath {
         });
         failures.extend(self.confirm_transmission(devices).err());
         if failures.is_empty() {
-            // A second look: flows that were made between the first and the change of programs.
+            // A second look: what was made or changed between the first and the change of programs.
             failures.extend(self.carry_flows_over().err());
             self.folders.remove_others();
         }

@@ -331,7 +331,9 @@ fn a_restart_of_the_service_keeps_flows_and_filter() -> Result<()> {
         site.reopen(max_flows)?;
         exchange(&mut stream, b"while it is away")?;
         site.reconcile()?;
-        exchange(&mut stream, b"after")?;
+        if let Err(error) = exchange(&mut stream, b"after") {
+            bail!("{max_flows}: {error} {} {:?}", site.counters()?, site.flows(10)?);
+        }
         let now = site.datapath.attachments();
         ensure!(now.len() == 4, "{now:?}");
         ensure!(
