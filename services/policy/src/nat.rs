@@ -13,8 +13,8 @@ use portcullis_datapath_abi::{
     nat::{
         CHOICES, External, ExternalKey, FROM_SOURCES, Forward, ForwardKey, ForwardList,
         ForwardSourceKey, HAIRPIN, HAS_FORWARDS, HAS_STATIC, INWARD, LOG, MAX_FORWARDS, MSS_BY_MTU,
-        NO_FORWARD, OF_INTERFACE, OUTWARD, Pool, PoolBlock, PoolBlockKey, PoolKey, RESERVED_WORDS, StaticKey,
-        mss_flags, reserved_index,
+        NO_FORWARD, OF_INTERFACE, OUTWARD, Pool, PoolBlock, PoolBlockKey, PoolKey, RESERVED_WORDS,
+        StaticKey, mss_flags, reserved_index,
     },
     policy::{MASQUERADE, SOURCE_POOLS, STATIC_NAT},
 };
@@ -114,6 +114,16 @@ struct Build<'a> {
     pooled: BTreeMap<u8, Vec<Ipv4Net>>,
     /// Zone and flags of single external addresses.
     external_flags: BTreeMap<Ipv4Addr, (u8, u8)>,
+}
+
+/// What a port forward takes of an external address.
+struct Claim {
+    first: u16,
+    last: u16,
+    /// Of the port forward.
+    number: u16,
+    /// Whether no other comes after it.
+    everybody: bool,
 }
 
 impl Build<'_> {
@@ -230,8 +240,8 @@ impl Build<'_> {
     }
 
     fn forwards(&mut self, firewall: &Firewall) {
-        // Of each external address and protocol, in order: ports, number, whether it takes everybody.
-        let mut claims: BTreeMap<(Ipv4Addr, u8), Vec<(u16, u16, u16, bool)>> = BTreeMap::new();
+        // Of each external address and protocol, in order.
+        let mut claims: BTreeMap<(Ipv4Addr, u8), Vec<Claim>> = BTreeMap::new();
         for entry in firewall.port_forwards.iter().filter(|entry| entry.enabled) {
             let what = format!("port forward {}", entry.name);
             let Some(zone) = self.zone(&entry.zone, &what) else {
@@ -265,7 +275,7 @@ impl Build<'_> {
                         self.reserve(protocol == UDP, first, last);
                     }
                     for address in &addresses {
-                        let claim = (first, last, number, everybody);
+                        let claim = Claim { first, last, number, everybody };
                         claims.entry((*address, protocol)).or_default().push(claim);
                     }
                 }
@@ -300,10 +310,10 @@ impl Build<'_> {
     }
 
     /// Cuts the ports where a claim begins or ends: between two cuts the same ones apply.
-    fn add_ports(&mut self, address: Ipv4Addr, protocol: u8, claims: &[(u16, u16, u16, bool)]) {
+    fn add_ports(&mut self, address: Ipv4Addr, protocol: u8, claims: &[Claim]) {
         let mut cuts: BTreeSet<u32> = BTreeSet::new();
-        for (first, last, ..) in claims {
-            cuts.extend([u32::from(*first), u32::from(*last) + 1]);
+        for claim in claims {
+            cuts.extend([u32::from(claim.first), u32::from(claim.last) + 1]);
         }
         let cuts: Vec<u32> = cuts.into_iter().collect();
         let mut segments: Vec<(u32, u32, ForwardList)> = Vec::new();
@@ -312,10 +322,10 @@ impl Build<'_> {
                 continue;
             };
             let mut numbers = Vec::new();
-            for (first, last, number, everybody) in claims {
-                if u32::from(*first) <= *from && *from <= u32::from(*last) {
-                    numbers.push(*number);
-                    if *everybody {
+            for claim in claims {
+                if u32::from(claim.first) <= *from && *from <= u32::from(claim.last) {
+                    numbers.push(claim.number);
+                    if claim.everybody {
                         break;
                     }
                 }

@@ -15,11 +15,7 @@ use super::{Inbound, Inside, NatTables, mapping};
 /// Finds out whether a packet of no flow is for a host inside: by a port forward, else by a 1:1
 /// translation, else by a mapping.
 #[inline(always)]
-pub fn inbound<T: NatTables>(
-    tables: &T,
-    config: &Config,
-    key: &FlowKey,
-) -> Inbound {
+pub fn inbound<T: NatTables>(tables: &T, config: &Config, key: &FlowKey) -> Inbound {
     let wanted = ExternalKey { address: key.destination, bank: bank(config.bank) };
     let Some(external) = tables.external(&wanted) else {
         return Inbound::Direct;

@@ -11,7 +11,9 @@ use portcullis_datapath_abi::{
     nat::{References, bank, reserved_index},
     policy::ROUTER,
 };
-use portcullis_flow_table::{AtomicU32, Hash, InsertError, find as find_entry, hash16, insert, remove};
+use portcullis_flow_table::{
+    AtomicU32, Hash, InsertError, find as find_entry, hash16, insert, remove,
+};
 
 use super::NatTables;
 use crate::flow::Index;
@@ -185,8 +187,7 @@ fn make<T: NatTables>(tables: &T, config: &Config, internal: &FlowKey, extra: u3
         (*mapping).protocol = internal.protocol;
         (*mapping).zone = internal.zone;
         (*mapping).external_zone = external.zone;
-        (*mapping).flags =
-            if extra & FULL_CONE != 0 { ENDPOINT_INDEPENDENT_FILTER } else { 0 };
+        (*mapping).flags = if extra & FULL_CONE != 0 { ENDPOINT_INDEPENDENT_FILTER } else { 0 };
         (*mapping).references = 1;
         (*mapping).idle_since = 0;
         (*mapping).reserved = 0;

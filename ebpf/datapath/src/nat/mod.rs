@@ -20,8 +20,8 @@ use core::ptr::NonNull;
 use portcullis_datapath_abi::{
     Interface, Mapping, Zone,
     nat::{
-        External, ExternalKey, Forward, ForwardKey, ForwardList, ForwardSourceKey, Pool,
-        PoolBlock, PoolBlockKey, PoolKey, StaticKey,
+        External, ExternalKey, Forward, ForwardKey, ForwardList, ForwardSourceKey, Pool, PoolBlock,
+        PoolBlockKey, PoolKey, StaticKey,
     },
     policy::MASQUERADE,
 };

@@ -10,8 +10,8 @@ use portcullis_datapath_abi::{
     Mapping,
     flow::LIVE,
     nat::{
-        External, ExternalKey, Forward, ForwardKey, ForwardList, ForwardSourceKey, Pool,
-        PoolBlock, PoolBlockKey, PoolKey, StaticKey,
+        External, ExternalKey, Forward, ForwardKey, ForwardList, ForwardSourceKey, Pool, PoolBlock,
+        PoolBlockKey, PoolKey, StaticKey,
     },
 };
 

@@ -1,5 +1,10 @@
 //! Translation: what first packets are turned into, and that nothing of it ever collides.
-#![allow(clippy::indexing_slicing, reason = "an index out of bounds fails the test, as it should")]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "what is not there fails the test, as it should"
+)]
 
 #[path = "../core/frames.rs"]
 #[allow(dead_code, reason = "shared with other tests, which need all of it")]

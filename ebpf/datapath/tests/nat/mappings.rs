@@ -41,17 +41,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             full_cone,
         },
     );
-    let step = prop_oneof![6 => open, 3 => any::<usize>().prop_map(Step::End), 1 => Just(Step::Sweep)];
+    let step =
+        prop_oneof![6 => open, 3 => any::<usize>().prop_map(Step::End), 1 => Just(Step::Sweep)];
     prop::collection::vec(step, 1..200)
 }
 
 /// Host 0 is the router itself.
 fn key(host: u8, port: u16, protocol: u8) -> FlowKey {
-    let source = if host == 0 {
-        from_address(OUTSIDE)
-    } else {
-        u32::from_ne_bytes([192, 168, 77, host])
-    };
+    let source =
+        if host == 0 { from_address(OUTSIDE) } else { u32::from_ne_bytes([192, 168, 77, host]) };
     let zone = if host == 0 { ROUTER } else { LAN_ZONE };
     FlowKey { source, source_port: port.to_be(), protocol, zone, ..FlowKey::default() }
 }

@@ -12,8 +12,8 @@ use portcullis_datapath_abi::{
     from_address,
     nat::{
         External, ExternalKey, Forward, ForwardKey, ForwardList, ForwardSourceKey, HAS_FORWARDS,
-        HAS_STATIC, INWARD, NO_FORWARD, OF_INTERFACE, OUTWARD, Pool, PoolBlock, PoolBlockKey, PoolKey, References,
-        StaticKey, reserved_index,
+        HAS_STATIC, INWARD, NO_FORWARD, OF_INTERFACE, OUTWARD, Pool, PoolBlock, PoolBlockKey,
+        PoolKey, References, StaticKey, reserved_index,
     },
     policy::{MASQUERADE, SOURCE_POOLS, STATIC_NAT},
 };

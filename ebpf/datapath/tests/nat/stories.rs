@@ -12,8 +12,8 @@ use portcullis_datapath_abi::{
 
 use crate::{
     frames::{
-        HOST, LAN, OUTSIDE, ROUTER, SERVER, WAN, WAN_ZONE, datagram, echo, ethernet, icmp_error, pass,
-        sum, tcp, udp,
+        HOST, LAN, OUTSIDE, ROUTER, SERVER, WAN, WAN_ZONE, datagram, echo, ethernet, icmp_error,
+        pass, sum, tcp, udp,
     },
     site::*,
 };
@@ -69,10 +69,7 @@ fn only_who_was_written_to_may_answer_unless_the_rule_says_otherwise() {
         assert_eq!(back, [(OUTSIDE, 4000), stranger]);
     }
     // From another inside zone the policy decides.
-    assert_eq!(
-        send(&site, DMZ, (WEB_SERVER, 1), (OUTSIDE, 4000)),
-        Err("drop.policy".to_owned())
-    );
+    assert_eq!(send(&site, DMZ, (WEB_SERVER, 1), (OUTSIDE, 4000)), Err("drop.policy".to_owned()));
 }
 
 /// As a rule with `full_cone` leaves it.
@@ -360,10 +357,8 @@ fn flows_of_all_kinds_go_on_when_routes_are_looked_up_again() {
         ..site.interfaces[&WAN]
     };
     site.interfaces.insert(9, other);
-    site.default_route = site.default_route.map(|route| portcullis_datapath::Route {
-        egress: 9,
-        ..route
-    });
+    site.default_route =
+        site.default_route.map(|route| portcullis_datapath::Route { egress: 9, ..route });
     site.config.generation += 1;
     let moved = Err("drop.flow-moved".to_owned());
     assert_eq!(send(&site, DMZ, (OTHER_SERVER, 25), (SERVER, 25)), moved);

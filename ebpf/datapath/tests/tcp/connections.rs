@@ -54,6 +54,7 @@ struct End {
     unread: u64,
     peer_fin: Option<u64>,
     answer_due: bool,
+    /// Steps since something new came.
     quiet: u64,
 }
 
@@ -134,7 +135,7 @@ impl End {
         }
     }
 
-    /// Nothing came for a while.
+    /// Nothing new came for a while.
     fn timeout(&mut self, chance: &mut Chance, out: &mut VecDeque<Sent>) {
         if self.unacknowledged == 0 {
             out.push_back(self.segment(SYN, 0, 0));
@@ -160,7 +161,14 @@ impl End {
     }
 
     fn receive(&mut self, sent: &Sent, out: &mut VecDeque<Sent>) {
-        self.quiet = 0;
+        let before = (self.unacknowledged, self.expected);
+        self.take_in(sent, out);
+        if before != (self.unacknowledged, self.expected) {
+            self.quiet = 0;
+        }
+    }
+
+    fn take_in(&mut self, sent: &Sent, out: &mut VecDeque<Sent>) {
         if sent.flags & SYN != 0 {
             if self.peer_isn.is_none() {
                 self.peer_isn = Some(sent.sequence);
@@ -175,9 +183,8 @@ impl End {
         if sent.flags & ACK != 0 {
             let offset = sent.acknowledgment.wrapping_sub(self.isn);
             let base = self.unacknowledged;
-            let acknowledged = base.wrapping_add_signed(i64::from(
-                offset.wrapping_sub(base as u32) as i32,
-            ));
+            let acknowledged =
+                base.wrapping_add_signed(i64::from(offset.wrapping_sub(base as u32) as i32));
             assert!(acknowledged <= self.highest.max(1), "acknowledges what was not sent");
             if acknowledged >= self.unacknowledged {
                 self.unacknowledged = acknowledged;
@@ -369,7 +376,10 @@ fn run(setup: &Setup, seed: u64) -> (u64, u64) {
                 assert!(
                     old && (!data || overtaken),
                     "dropped {sent:?} at {now}, {:?}, receiver expects {} knows {} sent {}",
-                    gate.sides(), receiver.expected, receiver.unacknowledged, receiver.highest,
+                    gate.sides(),
+                    receiver.expected,
+                    receiver.unacknowledged,
+                    receiver.highest,
                 );
                 assert!(setup.network.delay > 1, "dropped {sent:?} although nothing overtakes");
                 dropped += 1;
@@ -386,7 +396,8 @@ fn run(setup: &Setup, seed: u64) -> (u64, u64) {
             let mut out = VecDeque::new();
             // The application reads, and at times it does not.
             if !setup.slow_reader || chance.percent(10) {
-                let read = if setup.slow_reader { chance.below(end.unread + 1) } else { end.unread };
+                let read =
+                    if setup.slow_reader { chance.below(end.unread + 1) } else { end.unread };
                 end.unread -= read;
                 end.answer_due |= read > 0 && end.open();
             }

@@ -70,8 +70,7 @@ impl Gate {
         let segment = Segment::read(frame, AT as usize, length).expect("whole header");
         let side = |index: usize| NonNull::new(self.0[index].get()).expect("not null");
         // SAFETY: both live in the box, and are only touched through such pointers.
-        let sides =
-            unsafe { (SideRef::new(side(direction)), SideRef::new(side(1 - direction))) };
+        let sides = unsafe { (SideRef::new(side(direction)), SideRef::new(side(1 - direction))) };
         track(frame, AT, &segment, sides, direction == 0)
     }
 

@@ -1,6 +1,11 @@
 //! TCP tracking: honest connections over a bad network are never disturbed, and what does not belong
 //! to a connection never passes.
-#![allow(clippy::indexing_slicing, reason = "an index out of bounds fails the test, as it should")]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "what is not there fails the test, as it should"
+)]
 
 mod clamp;
 mod connections;

@@ -10,7 +10,7 @@ use aya::{
     },
 };
 use portcullis_datapath_abi::nat::{
-    ExternalKey, External, Forward, ForwardKey, ForwardSourceKey, PoolBlockKey, PoolKey,
+    External, ExternalKey, Forward, ForwardKey, ForwardSourceKey, PoolBlockKey, PoolKey,
     RESERVED_WORDS, StaticKey, forward_index, map,
 };
 use portcullis_policy::{Nat, nat::Prefixes};
