@@ -128,7 +128,29 @@ impl Set {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn a_set_has_what_its_ranges_have_and_nothing_else(
+            ranges in prop::collection::vec((any::<u8>(), any::<u8>()), 0..12),
+        ) {
+            let values = ranges.iter().map(|(a, b)| (Value::Byte(*a), Value::Byte(*b)));
+            let set = Set::intervals("b".to_owned(), Type::Protocol, values);
+            for number in 0..=u8::MAX {
+                let wanted = ranges.iter().any(|(a, b)| *a <= number && number <= *b);
+                let value = Value::Byte(number);
+                let holders = set.elements.iter().filter(|element| match element {
+                    Element::Value(one) => *one == value,
+                    Element::Range(first, last) => *first <= value && value <= *last,
+                    Element::Verdict(..) | Element::Mapped(..) => false,
+                });
+                prop_assert_eq!(holders.count(), usize::from(wanted));
+            }
+        }
+    }
 
     fn ports(ranges: &[(u16, u16)]) -> Vec<Element> {
         let ranges = ranges.iter().map(|(a, b)| (Value::Port(*a), Value::Port(*b)));
