@@ -3,11 +3,15 @@
 //!
 //! The input is a sequence of `interface (1 byte), length (1 byte), frame`.
 
-use portcullis_datapath_abi::{Interface, Zone, flow::LIVE, policy};
+use portcullis_datapath_abi::{
+    Interface, Zone,
+    flow::{LIVE, TCP, UDP},
+    nat, policy,
+};
 
 use crate::{
     Arrival, Cast, Departure, Hook, Route, Verdict, mapped,
-    simulation::{Bytes, Simulation},
+    simulation::{Bytes, Simulation, nat::bytes},
 };
 
 /// Runs the frames of `input` through a router.
@@ -72,6 +76,7 @@ fn router() -> Simulation {
     router.routes.insert(([a, b, c], [192, 168, 77]), route(1, mapped(1)));
     router.default_route = Some(route(2, mapped(1)));
     router.default_route6 = Some(route(2, [1; 4]));
+    translation(&mut router, outside);
     for protocol in [1, 6, 17] {
         let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 9, 8, 0];
         frame.extend([0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, protocol, 0, 0]);
@@ -84,4 +89,38 @@ fn router() -> Simulation {
         one(&router, 1, &frame);
     }
     router
+}
+
+/// Port 80 of the outside address leads to a host, with hairpin; another address is another host's own;
+/// the MSS is lowered.
+fn translation(router: &mut Simulation, outside: u32) {
+    let [host, other, own] = [[192, 168, 77, 100], [192, 168, 77, 101], [198, 51, 100, 3]]
+        .map(|bytes: [u8; 4]| u32::from_ne_bytes(bytes));
+    let zone_flags = policy::MASQUERADE | policy::STATIC_NAT | nat::mss_flags(nat::MSS_BY_MTU);
+    router.zones.insert(2, Zone { flags: zone_flags, ..Zone::default() });
+    for (address, flags) in [(outside, nat::HAS_FORWARDS), (own, nat::HAS_STATIC)] {
+        let key = nat::ExternalKey { bank: 0, address };
+        let external =
+            nat::External { masquerade: outside, zone: 2, flags, zone_flags: zone_flags as u16 };
+        router.nat.externals.insert(nat::ExternalKey::BITS, &bytes(&key), external);
+    }
+    let forward = nat::Forward {
+        to: host,
+        first_port: 80,
+        to_port: 8080,
+        zone: 2,
+        flags: nat::HAIRPIN,
+        reserved: 0,
+    };
+    router.nat.forwards.insert(0, forward);
+    for protocol in [TCP, UDP] {
+        let port = 80_u16.to_be();
+        let key = nat::ForwardKey { protocol, address: outside, port, ..Default::default() };
+        let list = nat::ForwardList([0, nat::NO_FORWARD, nat::NO_FORWARD, nat::NO_FORWARD]);
+        router.nat.forward_ports.insert(nat::ForwardKey::BITS, &bytes(&key), list);
+    }
+    for (direction, address, other) in [(nat::INWARD, own, other), (nat::OUTWARD, other, own)] {
+        let key = nat::StaticKey { address, bank: 0, zone: 2, direction, reserved: 0 };
+        router.nat.statics.insert(nat::StaticKey::BITS, &bytes(&key), other);
+    }
 }
