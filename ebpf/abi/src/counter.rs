@@ -56,7 +56,6 @@ counters! {
     DropMartian = "drop.martian", "Source or destination address that cannot be on this interface.";
     DropOptions = "drop.ip-options", "IPv4 options are not supported.";
     DropExtension = "drop.ipv6-extension", "IPv6 extension headers that are refused: routing type 0, out of order, too many or too long.";
-    DropProtocol = "drop.protocol", "IP protocol other than TCP, UDP and ICMP.";
     DropFragment = "drop.fragment", "Fragment that cannot be held until the first one of its datagram comes, or whose first one did not pass.";
     DropFragmentOverlap = "drop.fragment-overlap", "Fragment that overlaps what has passed of its datagram.";
     DropMulticast = "drop.multicast", "Multicast and broadcast that no service of the router takes.";

@@ -80,6 +80,7 @@ fn known4<'a, T: Tables, F: Frame>(
     let Ok(packet) = Packet::parse(frame, departure.length) else {
         return SENT;
     };
+    let packet = tables.settled(&packet);
     let Some(flow) = find4(tables, config, &packet.key(ROUTER)) else {
         return Verdict::Next(Stage::Depart);
     };
@@ -104,6 +105,7 @@ fn known6<'a, T: Tables, F: Frame>(
     let Ok(packet) = Packet6::parse(frame, departure.length) else {
         return SENT;
     };
+    let packet = tables.settled(&packet);
     let Some(flow) = find6(tables, config, &packet.key(ROUTER)) else {
         return Verdict::Next(Stage::Depart);
     };
@@ -176,6 +178,7 @@ fn depart4<'a, T: Tables, F: Frame>(
     let Ok(packet) = Packet::parse(frame, departure.length) else {
         return SENT;
     };
+    let packet = tables.settled(&packet);
     let Some(candidate) = tables.candidate() else {
         return SENT;
     };
@@ -229,6 +232,7 @@ fn depart6<'a, T: Tables, F: Frame>(
     let Ok(packet) = Packet6::parse(frame, departure.length) else {
         return SENT;
     };
+    let packet = tables.settled(&packet);
     if is_group6(&packet.destination)
         || matches!(packet.fragment, Fragment::Later)
         || !begins(packet.kind, packet.protocol, packet.source_port, packet.tcp_flags, zone)

@@ -5,7 +5,8 @@ use portcullis_datapath_abi::{Counter, FragmentKey};
 
 use crate::{
     Arrival, Stage, Tables, Verdict,
-    fragments::{Ends, Piece, Place, place},
+    flow::find4,
+    fragments::{Ends, Piece, Place, known, place},
     frame::{Frame, L3, L4},
     ingress::Hook,
     packet::{Fragment, Packet},
@@ -33,10 +34,30 @@ pub fn fragment4<'a, T: Tables, F: Frame>(
         Ok(packet) => packet,
         Err(reason) => return Verdict::Drop(Drop::from(reason, from)),
     };
-    match Piece::of4(frame, &packet, from) {
-        Some(piece) => put(tables, &piece, arrival, Stage::Flow4),
-        None => Verdict::Drop(Drop::from(Counter::DropMalformed, from)),
+    let Some(piece) = Piece::of4(frame, &packet, from) else {
+        return Verdict::Drop(Drop::from(Counter::DropMalformed, from));
+    };
+    // One that must be cut is not noted as passed: its parts will come.
+    if !packet.dont_fragment
+        && let Some(mtu) = next_mtu(tables, &packet, &piece)
+        && packet.length > mtu
+    {
+        return Verdict::Cut(mtu);
     }
+    put(tables, &piece, arrival, Stage::Flow4)
+}
+
+/// MTU of the link by which the flow of a fragment leaves, if it is known.
+#[inline(always)]
+fn next_mtu<T: Tables>(tables: &T, packet: &Packet, piece: &Piece) -> Option<u16> {
+    let ends = known(tables, piece)?;
+    let config = tables.config()?;
+    let mut key = packet.key(piece.key.zone);
+    key.source_port = ends.source_port;
+    key.destination_port = ends.destination_port;
+    let flow = find4(tables, config, &key)?;
+    // Of the router's own flows nothing leaves, and nothing is cached.
+    (flow.generation() == config.generation).then(|| flow.mtu())
 }
 
 /// Stage [`Stage::Fragment6`].

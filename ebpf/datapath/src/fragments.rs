@@ -132,6 +132,27 @@ pub fn place<T: Tables>(tables: &T, piece: &Piece, frame_length: u32) -> Place {
     }
 }
 
+/// Ports and protocol of a fragment, if they are known; nothing is noted.
+#[inline(always)]
+pub fn known<T: Tables>(tables: &T, piece: &Piece) -> Option<Ends> {
+    if piece.offset == 0 {
+        return Some(piece.ends);
+    }
+    let datagram = tables.datagram(&piece.key)?.as_ptr();
+    // SAFETY: the table's elements stay valid while the program runs. Volatile: another processor may
+    // change them meanwhile. What is read is not more than a hint.
+    unsafe {
+        if (&raw const (*datagram).flags).read_volatile() & FIRST_PASSED == 0 {
+            return None;
+        }
+        Some(Ends {
+            source_port: (&raw const (*datagram).source_port).read_volatile(),
+            destination_port: (&raw const (*datagram).destination_port).read_volatile(),
+            protocol: (&raw const (*datagram).protocol).read_volatile(),
+        })
+    }
+}
+
 /// A place in one word: what it is, and behind that 32 and 8 bits more. Other than an enumeration it
 /// has no bytes that are sometimes not set, which the kernel's verifier would find.
 #[derive(Clone, Copy)]

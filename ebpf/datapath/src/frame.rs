@@ -2,7 +2,7 @@
 
 use core::{marker::PhantomData, ptr::NonNull};
 
-use crate::checksum::{add, apply};
+use crate::checksum::apply;
 
 /// Offset of the network header behind Ethernet.
 pub const L3: usize = 14;
@@ -42,8 +42,12 @@ pub trait FrameMut: Frame {
     /// be updated too. In the kernel this is a call that moves the packet.
     fn set<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Option<()>;
 
-    /// Updates the TCP or UDP checksum at `offset` for a change of addresses and of ports. A UDP
-    /// checksum of zero means none and stays (RFC 768).
+    /// The first `N` bytes, checked once, to be written.
+    fn head_mut<const N: usize>(&mut self) -> Option<HeadMut<'_, N>>;
+
+    /// Updates the TCP or UDP checksum at `offset` for a change of addresses and of ports: the
+    /// difference that the addresses make, and that both make together. A UDP checksum of zero means
+    /// none and stays (RFC 768).
     ///
     /// The kernel's socket buffers may hold the checksum of the pseudo-header alone, to be
     /// completed by the device; only they know, so they replace this.
@@ -51,15 +55,15 @@ pub trait FrameMut: Frame {
     fn update_transport_checksum(
         &mut self,
         offset: usize,
-        address_delta: u16,
-        port_delta: u16,
+        _address_delta: u16,
+        transport_delta: u16,
         udp: bool,
     ) -> Option<()> {
         let old = self.u16(offset)?;
         if udp && old == 0 {
             return Some(());
         }
-        let new = apply(old, add(address_delta, port_delta));
+        let new = apply(old, transport_delta);
         self.set_u16(offset, if udp && new == 0 { 0xffff } else { new })
     }
 }
@@ -108,5 +112,57 @@ impl<'a, const N: usize> Head<'a, N> {
         u32: u32;
         /// Eight bytes as they stand.
         u64: u64;
+    }
+}
+
+/// The first `N` bytes of a frame, to be written; see [`Head`].
+#[derive(Debug)]
+pub struct HeadMut<'a, const N: usize> {
+    start: NonNull<u8>,
+    frame: PhantomData<&'a mut [u8; N]>,
+}
+
+macro_rules! write {
+    ($($(#[$doc:meta])* $name:ident: $Type:ty;)*) => { $(
+        $(#[$doc])*
+        #[inline(always)]
+        pub fn $name<const AT: usize>(&mut self, value: $Type) {
+            const { assert!(AT + size_of::<$Type>() <= N) };
+            let place = self.start.as_ptr().wrapping_add(AT).cast::<$Type>();
+            // SAFETY: as for reading.
+            unsafe {
+                if cfg!(target_arch = "bpf") {
+                    place.write_volatile(value);
+                } else {
+                    place.write_unaligned(value);
+                }
+            }
+        }
+    )* };
+}
+
+impl<'a, const N: usize> HeadMut<'a, N> {
+    /// Of a frame.
+    ///
+    /// # Safety
+    /// `N` bytes from `start` on can be read and written for `'a`, by nobody else.
+    #[inline(always)]
+    pub const unsafe fn new(start: NonNull<u8>) -> Self {
+        Self { start, frame: PhantomData }
+    }
+
+    /// To be read.
+    #[inline(always)]
+    pub fn read(&self) -> Head<'_, N> {
+        Head { start: self.start, frame: PhantomData }
+    }
+
+    write! {
+        /// One byte.
+        set_u8: u8;
+        /// Two bytes as they stand.
+        set_u16: u16;
+        /// Four bytes as they stand.
+        set_u32: u32;
     }
 }

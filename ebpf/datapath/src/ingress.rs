@@ -98,6 +98,13 @@ pub fn ingress<'a, T: Tables, F: Frame>(
     }
 }
 
+/// On with another stage. What the compiler does not know the value of, it does not put by on the way
+/// of the packets that stay here.
+#[inline(always)]
+fn exit<'a>(stage: Stage) -> Verdict<'a> {
+    Verdict::Next(if cfg!(target_arch = "bpf") { core::hint::black_box(stage) } else { stage })
+}
+
 /// Whether a frame's destination is the device's address.
 #[inline(always)]
 fn is_addressed<F: Frame>(frame: &F, interface: &Interface) -> bool {
@@ -118,21 +125,20 @@ fn entry4<'a, T: Tables, F: Frame>(
     zone: u8,
 ) -> Verdict<'a> {
     // Whatever is not as expected is looked at again in the next stage, which knows the reasons.
-    let rest = Verdict::Next(Stage::Flow4);
     let Some(head) = frame.head::<UDP4>() else {
-        return rest;
+        return exit(Stage::Flow4);
     };
     if head.u8::<L3>() != 0x45 {
-        return rest;
+        return exit(Stage::Flow4);
     }
     if head.u16::<{ L3 + 6 }>() & FRAGMENTED != 0 {
-        return Verdict::Next(Stage::Fragment4);
+        return exit(Stage::Fragment4);
     }
     let protocol = head.u8::<{ L3 + 9 }>();
     let ttl = head.u8::<{ L3 + 8 }>();
     let length = u32::from(u16::from_be(head.u16::<{ L3 + 2 }>()));
     if length > arrival.length || ttl <= 1 {
-        return rest;
+        return exit(Stage::Flow4);
     }
     let tail = u64::from(head.u32::<L4>()) | u64::from(protocol) << 32 | u64::from(zone) << 40;
     let words = [head.u64::<{ L3 + 12 }>(), tail];
@@ -140,41 +146,41 @@ fn entry4<'a, T: Tables, F: Frame>(
     match protocol {
         UDP => {
             if length < 28 || u16::from_be(head.u16::<{ L4 + 4 }>()) < 8 {
-                return rest;
+                return exit(Stage::Flow4);
             }
             if arrival.cast != Cast::Host {
-                return Verdict::Next(Stage::Open4);
+                return exit(Stage::Open4);
             }
             let Some(flow) = find4_words(tables, config, words) else {
-                return Verdict::Next(Stage::Open4);
+                return exit(Stage::Open4);
             };
-            if let Some(verdict) = known.stays(flow, 28, rest) {
+            if let Some(verdict) = known.stays(flow, 28, Stage::Flow4) {
                 return verdict;
             }
             known.forward(tables, flow, Kind::Udp, L4)
         }
         TCP => {
             let Some(head) = frame.head::<TCP4>() else {
-                return rest;
+                return exit(Stage::Flow4);
             };
             let Some(segment) = Plain::<_, L4>(head).segment(length - 20) else {
-                return rest;
+                return exit(Stage::Flow4);
             };
             if arrival.cast != Cast::Host {
-                return Verdict::Next(Stage::Open4);
+                return exit(Stage::Open4);
             }
             let Some(flow) = find4_words(tables, config, words) else {
-                return Verdict::Next(Stage::Open4);
+                return exit(Stage::Open4);
             };
-            if let Some(verdict) = known.stays(flow, length - segment.length, rest) {
+            if let Some(verdict) = known.stays(flow, length - segment.length, Stage::Flow4) {
                 return verdict;
             }
             if track_established(&segment, flow.tracked()) != Some(Judgement::InWindow) {
-                return rest;
+                return exit(Stage::Flow4);
             }
             known.forward(tables, flow, Kind::Tcp, L4)
         }
-        _ => rest,
+        _ => exit(Stage::Flow4),
     }
 }
 
@@ -186,18 +192,17 @@ fn entry6<'a, T: Tables, F: Frame>(
     arrival: &Arrival,
     zone: u8,
 ) -> Verdict<'a> {
-    let rest = Verdict::Next(Stage::Flow6);
     let Some(head) = frame.head::<UDP6>() else {
-        return rest;
+        return exit(Stage::Flow6);
     };
     if head.u8::<L3>() >> 4 != 6 {
-        return rest;
+        return exit(Stage::Flow6);
     }
     let protocol = head.u8::<{ L3 + 6 }>();
     let ttl = head.u8::<{ L3 + 7 }>();
     let length = u32::from(u16::from_be(head.u16::<{ L3 + 4 }>())) + 40;
     if length > arrival.length || ttl <= 1 {
-        return rest;
+        return exit(Stage::Flow6);
     }
     let tail = u64::from(head.u32::<L4_V6>()) | u64::from(protocol) << 32 | u64::from(zone) << 40;
     let words = [
@@ -211,41 +216,41 @@ fn entry6<'a, T: Tables, F: Frame>(
     match protocol {
         UDP => {
             if length < 48 || u16::from_be(head.u16::<{ L4_V6 + 4 }>()) < 8 {
-                return rest;
+                return exit(Stage::Flow6);
             }
             if arrival.cast != Cast::Host {
-                return Verdict::Next(Stage::Open6);
+                return exit(Stage::Open6);
             }
             let Some(flow) = find6_words(tables, config, words) else {
-                return Verdict::Next(Stage::Open6);
+                return exit(Stage::Open6);
             };
-            if let Some(verdict) = known.stays(flow, 48, rest) {
+            if let Some(verdict) = known.stays(flow, 48, Stage::Flow6) {
                 return verdict;
             }
             known.forward(tables, flow, Kind::Udp, L4_V6)
         }
         TCP => {
             let Some(head) = frame.head::<TCP6>() else {
-                return rest;
+                return exit(Stage::Flow6);
             };
             let Some(segment) = Plain::<_, L4_V6>(head).segment(length - 40) else {
-                return rest;
+                return exit(Stage::Flow6);
             };
             if arrival.cast != Cast::Host {
-                return Verdict::Next(Stage::Open6);
+                return exit(Stage::Open6);
             }
             let Some(flow) = find6_words(tables, config, words) else {
-                return Verdict::Next(Stage::Open6);
+                return exit(Stage::Open6);
             };
-            if let Some(verdict) = known.stays(flow, length - segment.length, rest) {
+            if let Some(verdict) = known.stays(flow, length - segment.length, Stage::Flow6) {
                 return verdict;
             }
             if track_established(&segment, flow.tracked()) != Some(Judgement::InWindow) {
-                return rest;
+                return exit(Stage::Flow6);
             }
             known.forward(tables, flow, Kind::Tcp, L4_V6)
         }
-        _ => rest,
+        _ => exit(Stage::Flow6),
     }
 }
 
@@ -300,13 +305,13 @@ impl Known<'_> {
         &self,
         flow: FlowRef<'_>,
         headers: u32,
-        rest: Verdict<'a>,
+        rest: Stage,
     ) -> Option<Verdict<'a>> {
         if flow.flags() & (TO_ROUTER | FROM_ROUTER) != 0 {
-            return Some(rest);
+            return Some(exit(rest));
         }
         if flow.generation() != self.config.generation {
-            return Some(rest);
+            return Some(exit(rest));
         }
         if self.arrival.hook == Hook::Xdp && flow.link() & XDP_TRANSMIT == 0 {
             return Some(Verdict::Defer);
@@ -315,7 +320,7 @@ impl Known<'_> {
             0 => self.length,
             payload => headers + payload,
         };
-        if largest > u32::from(flow.mtu()) { Some(rest) } else { None }
+        if largest > u32::from(flow.mtu()) { Some(exit(rest)) } else { None }
     }
 
     #[inline(always)]
@@ -331,6 +336,7 @@ impl Known<'_> {
             flow,
             kind,
             ttl: self.ttl,
+            plain: true,
             protocol: 0,
             ipv6: self.ipv6,
             length: 0,

@@ -320,6 +320,7 @@ impl Transit {
             flow,
             kind: self.kind,
             ttl: self.ttl,
+            plain: false,
             protocol: self.protocol,
             ipv6: self.ipv6,
             length: self.length,

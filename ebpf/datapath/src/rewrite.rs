@@ -5,10 +5,57 @@ use portcullis_datapath_abi::flow::{ICMP, TCP, UDP};
 use crate::{
     Edit, FlowRef, Kind,
     checksum::{TTL_DECREMENT, add, apply, delta, delta16},
-    frame::{FrameMut, L3, L4},
+    frame::{FrameMut, HeadMut, L3, L4},
     icmp_error::{INNER_L3, INNER_L4},
     tcp::clamp_mss,
 };
+
+/// Sends a packet of [`Edit::plain`] on: all headers at once. `None`: as in [`rewrite`].
+#[inline(always)]
+pub fn plain<F: FrameMut>(frame: &mut F, edit: &Edit<'_>) -> Option<()> {
+    if edit.ipv6 {
+        let mut head = frame.head_mut::<{ L3 + 8 }>()?;
+        link(&mut head, edit.flow);
+        head.set_u8::<{ L3 + 7 }>(edit.ttl.wrapping_sub(1));
+        return Some(());
+    }
+    if edit.kind == Kind::Udp {
+        network_and_ports(&mut frame.head_mut::<{ L4 + 8 }>()?, edit);
+    } else {
+        network_and_ports(&mut frame.head_mut::<{ L4 + 20 }>()?, edit);
+    }
+    let (address_delta, transport_delta) = (edit.flow.address_delta(), edit.flow.transport_delta());
+    // Last: the kernel may move the packet.
+    if edit.kind == Kind::Udp {
+        frame.update_transport_checksum(L4 + 6, address_delta, transport_delta, true)
+    } else {
+        frame.update_transport_checksum(L4 + 16, address_delta, transport_delta, false)
+    }
+}
+
+#[inline(always)]
+fn link<const N: usize>(head: &mut HeadMut<'_, N>, flow: FlowRef<'_>) {
+    let [a, b, c] = flow.macs();
+    head.set_u32::<0>(a);
+    head.set_u32::<4>(b);
+    head.set_u32::<8>(c);
+}
+
+#[inline(always)]
+fn network_and_ports<const N: usize>(head: &mut HeadMut<'_, N>, edit: &Edit<'_>) {
+    let flow = edit.flow;
+    link(head, flow);
+    head.set_u8::<{ L3 + 8 }>(edit.ttl.wrapping_sub(1));
+    let checksum = head.read().u16::<{ L3 + 10 }>();
+    // Three words and two carries at once.
+    let sum = u32::from(!checksum) + u32::from(flow.address_delta()) + u32::from(TTL_DECREMENT);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    head.set_u16::<{ L3 + 10 }>(!((sum + (sum >> 16)) as u16));
+    head.set_u32::<{ L3 + 12 }>(flow.source());
+    head.set_u32::<{ L3 + 16 }>(flow.destination());
+    head.set_u16::<L4>(flow.source_port());
+    head.set_u16::<{ L4 + 2 }>(flow.destination_port());
+}
 
 /// Replaces the Ethernet addresses (destination, then source).
 #[inline(always)]
@@ -88,7 +135,7 @@ fn translate<F: FrameMut>(
             frame.set_u16(L4 + 2, flow.destination_port())?;
             let udp = kind == Kind::Udp;
             let offset = if udp { L4 + 6 } else { L4 + 16 };
-            frame.update_transport_checksum(offset, address_delta, port_delta, udp)
+            frame.update_transport_checksum(offset, address_delta, flow.transport_delta(), udp)
         }
         Kind::EchoRequest | Kind::EchoReply => {
             let id = if kind == Kind::EchoRequest {

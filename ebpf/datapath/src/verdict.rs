@@ -140,6 +140,8 @@ pub struct Edit<'a> {
     pub ttl: u8,
     /// Protocol of the flow.
     pub protocol: u8,
+    /// UDP or TCP behind a header without options or extensions, to be sent on by a cached next hop.
+    pub plain: bool,
     /// IPv6: nothing is translated.
     pub ipv6: bool,
     /// Length of the datagram in bytes.

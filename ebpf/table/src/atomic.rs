@@ -10,6 +10,16 @@ pub use core::sync::atomic::{AtomicU32, AtomicU64};
 #[cfg(target_arch = "bpf")]
 pub use machine::{AtomicU32, AtomicU64};
 
+/// The upper half of a word.
+#[cfg(not(target_arch = "bpf"))]
+#[inline(always)]
+pub(crate) fn upper_half(word: &AtomicU64) -> u32 {
+    (word.load(core::sync::atomic::Ordering::Relaxed) >> 32) as u32
+}
+
+#[cfg(target_arch = "bpf")]
+pub(crate) use machine::upper_half;
+
 #[cfg(target_arch = "bpf")]
 mod machine {
     use core::{
@@ -19,6 +29,13 @@ mod machine {
     };
 
     const SEQ_CST: AtomicOrdering = AtomicOrdering::SeqCst;
+
+    /// The upper half of a word, in one load (little-endian).
+    #[inline(always)]
+    pub(crate) fn upper_half(word: &AtomicU64) -> u32 {
+        // SAFETY: the cell is valid and aligned, and has two halves.
+        unsafe { word.0.get().cast::<u32>().add(1).read_volatile() }
+    }
 
     macro_rules! atomic {
         ($Name:ident, $Integer:ty) => {

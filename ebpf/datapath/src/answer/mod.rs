@@ -98,6 +98,7 @@ fn prepare4<T: Tables, F: Frame>(
     let Ok(packet) = Packet::parse(frame, arrival.length) else {
         return false;
     };
+    let packet = tables.settled(&packet);
     if !may_answer(packet.kind, packet.fragment) {
         return false;
     }
@@ -143,6 +144,7 @@ fn prepare6<T: Tables, F: Frame>(
     let Ok(packet) = Packet6::parse(frame, arrival.length) else {
         return false;
     };
+    let packet = tables.settled(&packet);
     if !may_answer(packet.kind, packet.fragment) {
         return false;
     }

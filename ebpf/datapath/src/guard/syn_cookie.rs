@@ -10,7 +10,7 @@
 
 use portcullis_datapath_abi::Counter;
 
-use super::{GuardTables, must_prove, prove};
+use super::{must_prove, prove};
 use crate::{
     Arrival, Frame, FrameMut, IPV6, L3, L4, L4_V6, Packet, Packet6, Tables,
     checksum::{add, apply, delta, delta16},

@@ -9,11 +9,15 @@ use aya_ebpf::{
 use portcullis_datapath::{
     Departure, Drop, L3, L4_V6, Tables, Verdict, create4, create6, depart, egress, rewrite, telemetry,
 };
-use portcullis_datapath_abi::{Counter, FORWARD_MARK, policy::CAPTURE, stage};
+use portcullis_datapath_abi::{
+    Counter, FORWARD_MARK,
+    policy::{CAPTURE, ROUTER},
+    stage,
+};
 
 use super::{
     capture::note,
-    maps::{Maps, count, stages},
+    maps::{Maps, count, interfaces::zone_of, stages},
     skb::Buffer,
 };
 
@@ -96,7 +100,11 @@ fn carry_out(
         },
         Verdict::Next(stage) => {
             stages::egress(context, stage as u32);
-            (Counter::DropStage, TC_ACT_SHOT)
+            // Only if the programs are being exchanged.
+            let to = zone_of(departure.interface);
+            let drop = Drop::between(Counter::DropStage, ROUTER, to);
+            dropped(context, maps, departure, drop);
+            return TC_ACT_SHOT;
         }
         Verdict::Drop(drop) => {
             dropped(context, maps, departure, drop);

@@ -60,6 +60,16 @@ macro_rules! direct_access {
 
         impl portcullis_datapath::FrameMut for $Type {
             #[inline(always)]
+            fn head_mut<const N: usize>(&mut self) -> Option<portcullis_datapath::HeadMut<'_, N>> {
+                if self.data + N > self.end {
+                    return None;
+                }
+                let start = core::ptr::NonNull::new(self.data as *mut u8)?;
+                // SAFETY: inside the packet, by the check that the verifier repeats.
+                Some(unsafe { portcullis_datapath::HeadMut::new(start) })
+            }
+
+            #[inline(always)]
             fn set<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Option<()> {
                 self.store(offset, bytes)
             }
@@ -81,10 +91,10 @@ macro_rules! direct_access {
                 &mut self,
                 offset: usize,
                 address_delta: u16,
-                port_delta: u16,
+                transport_delta: u16,
                 udp: bool,
             ) -> Option<()> {
-                self.update_checksum(offset, address_delta, port_delta, udp)
+                self.update_checksum(offset, address_delta, transport_delta, udp)
             }
         }
     };

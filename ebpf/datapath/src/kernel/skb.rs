@@ -6,6 +6,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
+use portcullis_datapath::add;
+
 use super::direct_access;
 
 /// A socket buffer, of which the first bytes are read and written directly.
@@ -74,9 +76,10 @@ impl<'a> Buffer<'a> {
         &mut self,
         offset: usize,
         address_delta: u16,
-        port_delta: u16,
+        transport_delta: u16,
         udp: bool,
     ) -> Option<()> {
+        let port_delta = add(transport_delta, !address_delta);
         let zero = if udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
         // A difference of 0 has two forms.
         if port_delta != 0 && port_delta != 0xffff {

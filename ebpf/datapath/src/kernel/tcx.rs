@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use portcullis_datapath::{
-    Arrival, Cast, Drop, Hook, Hop, L3, L4_V6, Stage, Tables, Verdict, answer::{Order, prepare}, create4,
+    Arrival, Cast, Drop, Edit, Hook, Hop, L3, L4_V6, Stage, Tables, Verdict, answer::{Order, prepare}, create4,
     create6, cut::{self, Cut}, flow4, flow6, fragment4, fragment6, fragments::Ends, icmp_error, ingress, open4, open6, refresh4, refresh6,
     rewrite, rule, telemetry,
 };
@@ -19,7 +19,7 @@ use super::{
     capture::note,
     cut as parts,
     fragment as held,
-    maps::{Maps, count, stages},
+    maps::{Maps, count, interfaces::zone_of, stages},
     skb::Buffer,
 };
 
@@ -84,7 +84,7 @@ fn ends(context: &TcContext) -> Option<Ends> {
 
 /// Goes on with another stage.
 #[inline(always)]
-fn next(context: &TcContext, stage: Stage, ends: Option<Ends>) -> (Counter, i32) {
+fn next(context: &TcContext, stage: Stage, ends: Option<Ends>) -> i32 {
     let (ports, protocol) = match ends {
         Some(ends) => (
             u32::from(ends.source_port) | u32::from(ends.destination_port) << 16,
@@ -99,7 +99,16 @@ fn next(context: &TcContext, stage: Stage, ends: Option<Ends>) -> (Counter, i32)
     }
     stages::tcx(context, stage as u32);
     // Only if the programs are being exchanged, or call each other without end.
-    (Counter::DropStage, TC_ACT_SHOT)
+    lost(context, Counter::DropStage)
+}
+
+/// Drops a packet of which nothing is known but where it came in.
+#[inline(always)]
+fn lost(context: &TcContext, reason: Counter) -> i32 {
+    let arrival = arrival(context);
+    let drop = Drop::from(reason, zone_of(arrival.interface));
+    count_drop(&Maps::new(context.as_ptr()), &arrival, drop);
+    TC_ACT_SHOT
 }
 
 /// Frames that arrive.
@@ -118,13 +127,11 @@ pub fn tcx_ingress(context: TcContext) -> i32 {
             return TCX_NEXT;
         }
         if skb.protocol == ETH_P_8021Q || skb.protocol == ETH_P_8021AD {
-            count(Counter::DropVlan, 1, 0);
-            return TC_ACT_SHOT;
+            return lost(&context, Counter::DropVlan);
         }
         // SAFETY: a helper for this context.
         if unsafe { bpf_skb_vlan_pop(context.skb.skb) } != 0 {
-            count(Counter::DropVlan, 1, 0);
-            return TC_ACT_SHOT;
+            return lost(&context, Counter::DropVlan);
         }
     }
     let arrival = arrival(&context);
@@ -218,14 +225,11 @@ pub fn tcx_cut(context: TcContext) -> i32 {
     // SAFETY: the kernel passes a valid context.
     let mtu = unsafe { (*context.skb.skb).cb[ANSWER_WORD] } as u16;
     let mut plan = Cut::default();
-    let counter =
-        if cut::plan(&frame, arrival.length, mtu, &mut plan) && parts::cut(context.skb.skb, &plan) {
-            Counter::FragmentCut
-        } else {
-            Counter::DropTooBig
-        };
-    count(counter, 1, arrival.length);
-    TC_ACT_SHOT
+    if cut::plan(&frame, arrival.length, mtu, &mut plan) && parts::cut(context.skb.skb, &plan) {
+        count(Counter::FragmentCut, 1, arrival.length);
+        return TC_ACT_SHOT;
+    }
+    lost(&context, Counter::DropTooBig)
 }
 
 #[inline(always)]
@@ -238,17 +242,19 @@ fn carry_out(
 ) -> i32 {
     let (counter, action) = match verdict {
         Verdict::Forward(counter, edit, hop) => {
-            if hop.cached && rewrite::ethernet(frame, edit.flow.macs()).is_none() {
-                return TC_ACT_SHOT;
-            }
-            if rewrite::rewrite(frame, &edit, true).is_none() {
+            let done = if edit.plain {
+                rewrite::plain(frame, &edit)
+            } else {
+                forward(frame, &edit, hop.cached)
+            };
+            if done.is_none() {
                 return TC_ACT_SHOT;
             }
             context.set_mark(FORWARD_MARK);
             (counter, send(&hop, edit.ipv6))
         }
-        Verdict::Next(stage) => next(context, stage, None),
-        Verdict::Located(stage, ends) => next(context, stage, Some(ends)),
+        Verdict::Next(stage) => return next(context, stage, None),
+        Verdict::Located(stage, ends) => return next(context, stage, Some(ends)),
         Verdict::Translate(counter, edit) => match rewrite::rewrite(frame, &edit, false) {
             Some(()) => (counter, TCX_NEXT),
             None => return TC_ACT_SHOT,
@@ -280,8 +286,7 @@ fn conclude(
         Verdict::Next(stage) => {
             stages::tcx(context, stage as u32);
             // Only if the programs are being exchanged, or call each other without end.
-            count(Counter::DropStage, arrival.segments, arrival.length);
-            TC_ACT_SHOT
+            lost(context, Counter::DropStage)
         }
         Verdict::Kernel(counter) => {
             count(counter, arrival.segments, arrival.length);
@@ -306,6 +311,14 @@ fn conclude(
         }
         _ => TC_ACT_SHOT,
     }
+}
+
+#[inline(always)]
+fn forward(frame: &mut Buffer<'_>, edit: &Edit<'_>, cached: bool) -> Option<()> {
+    if cached {
+        rewrite::ethernet(frame, edit.flow.macs())?;
+    }
+    rewrite::rewrite(frame, edit, true)
 }
 
 #[inline(always)]

@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use portcullis_datapath::{
-    Arrival, Cast, Drop, Frame, FrameMut, Hook, L3, Tables, Verdict, add, apply, create4, create6,
+    Arrival, Cast, Drop, Edit, Frame, FrameMut, Hook, L3, Tables, Verdict, apply, create4, create6,
     flow4, flow6, ingress, open4, open6, rewrite, rule, telemetry,
 };
 use portcullis_datapath_abi::{
@@ -62,15 +62,15 @@ impl<'a> Buffer<'a> {
     fn update_checksum(
         &mut self,
         offset: usize,
-        address_delta: u16,
-        port_delta: u16,
+        _address_delta: u16,
+        transport_delta: u16,
         udp: bool,
     ) -> Option<()> {
         let old = self.u16(offset)?;
         if udp && old == 0 {
             return Some(());
         }
-        let new = apply(old, add(address_delta, port_delta));
+        let new = apply(old, transport_delta);
         self.set_u16(offset, if udp && new == 0 { 0xffff } else { new })
     }
 }
@@ -175,9 +175,12 @@ fn carry_out(
 ) -> u32 {
     match verdict {
         Verdict::Forward(counter, edit, hop) => {
-            if rewrite::ethernet(frame, edit.flow.macs()).is_none()
-                || rewrite::rewrite(frame, &edit, true).is_none()
-            {
+            let done = if edit.plain {
+                rewrite::plain(frame, &edit)
+            } else {
+                forward(frame, &edit)
+            };
+            if done.is_none() {
                 return xdp_action::XDP_DROP;
             }
             count(counter, 1, arrival.length);
@@ -210,4 +213,10 @@ pub(super) fn dropped(context: &XdpContext, maps: &Maps, length: u32, drop: Drop
         note(drop.counter, drop.from, drop.to);
         stages::xdp(context, stage::DROPPED);
     }
+}
+
+#[inline(always)]
+fn forward(frame: &mut Buffer<'_>, edit: &Edit<'_>) -> Option<()> {
+    rewrite::ethernet(frame, edit.flow.macs())?;
+    rewrite::rewrite(frame, edit, true)
 }

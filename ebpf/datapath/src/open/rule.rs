@@ -26,9 +26,6 @@ pub fn rule<'a, T: Tables>(tables: &'a T) -> Verdict<'a> {
     let (source, destination) = (candidate.source.get(), candidate.destination.get());
     let question = candidate.question(&source, &destination);
     let ruling = classify(tables, &question);
-    if ruling.flags & classifier::LOG != 0 {
-        rule_hit(tables, &question, &ruling, tables.now());
-    }
     let (from, to) = (question.from, question.to);
     // The router's services need no flows, so that a flood of queries cannot fill the table.
     if ruling.rule == NO_RULE && candidate.facts.get() & SERVICE != 0 {
@@ -36,8 +33,13 @@ pub fn rule<'a, T: Tables>(tables: &'a T) -> Verdict<'a> {
     }
     // A port forward or a mapping lets in what no rule decides about.
     let invited = ruling.rule == NO_RULE && is_invited(candidate.inside.get(), from, to);
-    if !invited && let Some(verdict) = refusal(&ruling, from, to) {
-        return verdict;
+    if !invited {
+        if ruling.flags & classifier::LOG != 0 {
+            rule_hit(tables, &question, &ruling, tables.now());
+        }
+        if let Some(verdict) = refusal(&ruling, from, to) {
+            return verdict;
+        }
     }
     if let Some(verdict) = unfit(tables, candidate, &question) {
         forget(tables, &question, &ruling);

@@ -28,6 +28,7 @@ pub fn open6<'a, T: Tables, F: Frame>(tables: &'a T, frame: &F, arrival: &Arriva
         Ok(packet) => packet,
         Err(reason) => return Verdict::Drop(Drop::from(reason, from)),
     };
+    let packet = tables.settled(&packet);
     if matches!(packet.fragment, Fragment::Later) {
         return Verdict::Drop(Drop::from(Counter::DropFragment, from));
     }
@@ -43,10 +44,10 @@ pub fn open6<'a, T: Tables, F: Frame>(tables: &'a T, frame: &F, arrival: &Arriva
     let group = arrival.cast == Cast::Group || is_group(&packet.destination);
     let link = is_link_local(&packet.destination) || is_link_scope(&packet.destination);
     if packet.kind == Kind::Link {
-        return neighbourhood(tables, &packet, from, link);
+        return neighbourhood(tables, packet, from, link);
     }
     if group || link || tables.is_local6(&packet.destination) {
-        return to_router(tables, frame, &packet, (from, group, link));
+        return to_router(tables, frame, packet, (from, group, link));
     }
     if !may_be_end(&packet.source)
         || !may_be_end(&packet.destination)
@@ -61,7 +62,7 @@ pub fn open6<'a, T: Tables, F: Frame>(tables: &'a T, frame: &F, arrival: &Arriva
     if let Err(reason) = opens(packet.kind, packet.tcp_flags) {
         return Verdict::Drop(Drop::from(reason, from));
     }
-    through(tables, frame, arrival, &packet, from)
+    through(tables, frame, arrival, packet, from)
 }
 
 /// What is the same for packets through the router and to it.

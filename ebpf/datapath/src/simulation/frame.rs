@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 
 use crate::{
     Verdict,
-    frame::{Frame, FrameMut, Head},
+    frame::{Frame, FrameMut, Head, HeadMut},
     rewrite,
 };
 
@@ -33,6 +33,12 @@ macro_rules! access {
             )*
         }
         impl FrameMut for Bytes {
+            fn head_mut<const N: usize>(&mut self) -> Option<HeadMut<'_, N>> {
+                let start = NonNull::from(self.0.first_chunk_mut::<N>()?).cast();
+                // SAFETY: the chunk is there and borrowed for as long as its head.
+                Some(unsafe { HeadMut::new(start) })
+            }
+
             fn set<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Option<()> {
                 let offset = offset as usize;
                 self.0.get_mut(offset..offset.checked_add(N)?)?.copy_from_slice(bytes);
@@ -61,6 +67,7 @@ impl Bytes {
         match verdict {
             Verdict::Kernel(_) => true,
             Verdict::Translate(_, edit) => rewrite::rewrite(self, edit, false).is_some(),
+            Verdict::Forward(_, edit, _) if edit.plain => rewrite::plain(self, edit).is_some(),
             Verdict::Forward(_, edit, hop) => {
                 (!hop.cached || rewrite::ethernet(self, edit.flow.macs()).is_some())
                     && rewrite::rewrite(self, edit, true).is_some()

@@ -77,7 +77,9 @@ impl GuardTables for Maps {
 
     #[inline(always)]
     fn make_cookie(&self, connection: &Connection<'_>) -> Option<u32> {
-        make_cookie(connection)
+        // Above the cookie stands the MSS; negative is an error.
+        let cookie = make_cookie(connection);
+        (cookie >= 0).then_some(cookie as u32)
     }
 
     #[inline(always)]
@@ -114,10 +116,10 @@ fn ipv6_header(connection: &Connection<'_>) -> [u32; 10] {
 }
 
 #[inline(never)]
-fn make_cookie(connection: &Connection<'_>) -> Option<u32> {
+fn make_cookie(connection: &Connection<'_>) -> i64 {
     let mut tcp = tcp_header(connection, 0, 0);
     let tcp = (&raw mut tcp).cast();
-    let cookie = match ipv4_header(connection) {
+    match ipv4_header(connection) {
         Some(mut ip) => {
             // SAFETY: both headers live on this stack and are of the length that is said.
             unsafe { bpf_tcp_raw_gen_syncookie_ipv4((&raw mut ip).cast(), tcp, HEADER) }
@@ -127,9 +129,7 @@ fn make_cookie(connection: &Connection<'_>) -> Option<u32> {
             // SAFETY: as above.
             unsafe { bpf_tcp_raw_gen_syncookie_ipv6((&raw mut ip).cast(), tcp, HEADER) }
         }
-    };
-    // Above the cookie stands the MSS; negative is an error.
-    if cookie < 0 { None } else { Some(cookie as u32) }
+    }
 }
 
 #[inline(never)]

@@ -30,12 +30,15 @@ pub static PACKETS: RingBuf = RingBuf::pinned(PACKET_RING_BYTES, 0);
 #[map]
 pub static CAPTURED: PerCpuArray<Captured> = PerCpuArray::pinned(1, 0);
 
+/// In memory of its own: the stack is short.
+static NOTHING: Count = Count { packets: 0, bytes: 0 };
+
 impl TelemetryTables for Maps {
     #[inline(always)]
     fn count_drop(&self, key: &DropKey, packets: u32, bytes: u32) {
         if DROPS.get_ptr_mut(key).is_none() {
             // Full: the counter of the reason has it.
-            let _ = DROPS.insert(key, Count::default(), u64::from(BPF_NOEXIST));
+            let _ = DROPS.insert(key, &NOTHING, u64::from(BPF_NOEXIST));
         }
         if let Some(cell) = DROPS.get_ptr_mut(key) {
             // SAFETY: a per-CPU cell, and programs of this hook do not interrupt each other on a CPU.
