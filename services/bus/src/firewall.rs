@@ -161,6 +161,18 @@ pub struct Explanation {
     pub steps: Vec<String>,
 }
 
+/// Something about a rule that its author should know.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, Type)]
+pub struct RuleFinding {
+    /// Name of the rule.
+    pub rule: String,
+    /// `empty`, `shadowed`, `redundant`, `unreachable`: it never decides; `merged`: it does, as part
+    /// of another.
+    pub kind: String,
+    /// The same in a sentence.
+    pub message: String,
+}
+
 /// One program attached to one device.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, Type)]
 pub struct Attachment {
@@ -202,6 +214,8 @@ bus_interface! {
         fn capture(request: CaptureRequest) -> zbus::OwnedFd;
         /// What would become of a packet, as `tcp 192.168.77.5:1234 -> 203.0.113.5:443 in lan`.
         fn explain(packet: String) -> Explanation;
+        /// Which rules can never decide, and which were merged.
+        fn findings() -> Vec<RuleFinding>;
         /// The policy in force as a ruleset for `nft`.
         fn nftables() -> String;
         /// Asks the policy again about all flows, and removes those that it would not let in now.

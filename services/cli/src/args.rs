@@ -174,6 +174,8 @@ pub enum FirewallCommand {
         #[arg(required = true, num_args = 1.., allow_hyphen_values = true)]
         packet: Vec<String>,
     },
+    /// Say which rules can never decide, since others before them always do
+    Check,
     /// Ask the rules again about all flows, and end those that they would not let in now
     Reevaluate,
     /// End all flows of an address or prefix

@@ -234,6 +234,12 @@ allow: from lan to wan (rule `web`)
     let (code, error) = lab.fails(&["firewall", "explain", "tcp"]).await?;
     assert_eq!((code, error.as_str()), (1, "pctl: service `firewall`: `tcp`: `->` is missing\n"));
 
+    assert_eq!(
+        lab.text(&["firewall", "check"]).await?,
+        "`no-mail` never decides: `all-tcp` before it always does\n"
+    );
+    assert_eq!(lab.json(&["firewall", "check"]).await?[0]["kind"], "shadowed");
+
     assert_eq!(lab.text(&["firewall", "reevaluate"]).await?, "3 flows ended\n");
     assert_eq!(
         lab.text(&["firewall", "purge", "203.0.113.57"]).await?,

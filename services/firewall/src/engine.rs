@@ -10,7 +10,7 @@ use aya::maps::{MapData, RingBuf};
 use portcullis_bus::{
     firewall::{
         Attachment, CaptureRequest, Counter, DatapathStatus, DropCount, Explanation, FlowPage,
-        FlowQuery,
+        FlowQuery, RuleFinding,
     },
     network::InterfaceStatus,
 };
@@ -304,6 +304,14 @@ impl Engine {
         match &mut self.datapath {
             Datapath::Ebpf(firewall) => firewall.explain(packet),
             Datapath::Nftables(nftables) => nftables.explain(packet),
+        }
+    }
+
+    /// Rules that can never decide, and rules that were merged.
+    pub fn findings(&self) -> Vec<RuleFinding> {
+        match &self.datapath {
+            Datapath::Ebpf(firewall) => firewall.findings(),
+            Datapath::Nftables(nftables) => nftables.findings(),
         }
     }
 

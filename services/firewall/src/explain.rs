@@ -1,16 +1,11 @@
-//! What would become of a packet, as the bus tells it.
+//! What would become of a packet, and what is to be known of rules, as the bus tells it.
 
-use portcullis_bus::firewall::Explanation;
+use portcullis_bus::firewall::{Explanation, RuleFinding};
 use portcullis_model::Action;
+use portcullis_policy::{Finding, FindingKind, Resolved, examine};
 
 /// In the words of the bus.
 pub fn in_bus_terms(told: portcullis_policy::Explanation) -> Explanation {
-    let mut steps = told.steps;
-    for (end, address) in [("destination", &told.destination), ("source", &told.source)] {
-        if let Some(address) = address {
-            steps.push(format!("Its {end} becomes {address}."));
-        }
-    }
     Explanation {
         verdict: match told.action {
             Action::Allow => "allow",
@@ -21,6 +16,26 @@ pub fn in_bus_terms(told: portcullis_policy::Explanation) -> Explanation {
         from_zone: told.from,
         to_zone: told.to,
         rule: told.rule.map(|rule| rule.to_string()).unwrap_or_default(),
-        steps,
+        steps: told.steps,
+    }
+}
+
+/// Rules that never decide, and rules that were merged.
+pub fn findings(resolved: &Resolved) -> Vec<RuleFinding> {
+    examine(resolved).findings.iter().map(finding).collect()
+}
+
+fn finding(finding: &Finding) -> RuleFinding {
+    let kind = match &finding.kind {
+        FindingKind::Empty => "empty",
+        FindingKind::Shadowed { same_effect: true, .. } => "redundant",
+        FindingKind::Shadowed { same_effect: false, .. } => "shadowed",
+        FindingKind::Unreachable { .. } => "unreachable",
+        FindingKind::Merged { .. } => "merged",
+    };
+    RuleFinding {
+        rule: finding.rule.to_string(),
+        kind: kind.to_owned(),
+        message: finding.to_string(),
     }
 }

@@ -7,7 +7,7 @@ use aya::maps::{MapData, RingBuf};
 use portcullis_bus::{
     firewall::{
         Attachment, CaptureRequest, Counter as CounterRecord, DatapathStatus, DropCount,
-        Explanation, FlowPage, FlowQuery,
+        Explanation, FlowPage, FlowQuery, RuleFinding,
     },
     network::InterfaceStatus,
 };
@@ -27,7 +27,7 @@ use crate::{
     compile::{Desired, Standing, compile, name_text, surroundings},
     connections,
     datapath::{Datapath, Result, Sizes, Tap},
-    explain::in_bus_terms,
+    explain::{findings, in_bus_terms},
     guard::{self, DesiredGuard},
     install::{self, InForce, guard::InstalledGuard, install},
     listing::{self, Filter},
@@ -478,6 +478,11 @@ impl Firewall {
         portcullis_policy::explain(packet, &self.part, &surroundings)
             .map(in_bus_terms)
             .map_err(|error| error.to_string())
+    }
+
+    /// Rules that can never decide, and rules that were merged.
+    pub fn findings(&self) -> Vec<RuleFinding> {
+        findings(&self.desired.resolved)
     }
 
     /// The policy as a ruleset for `nft`.

@@ -11,7 +11,7 @@ use portcullis_bus::{
     Error as BusError,
     firewall::{
         Attachment, CaptureRequest, Counter, DatapathStatus, DropCount, Explanation, Firewall1,
-        FirewallApi, FlowPage, FlowQuery,
+        FirewallApi, FlowPage, FlowQuery, RuleFinding,
     },
     init::InitBusProxy,
     network::NetworkBusProxy,
@@ -321,6 +321,10 @@ impl FirewallApi for Shared {
 
     async fn explain(&self, packet: String) -> portcullis_bus::Result<Explanation> {
         self.lock().explain(&packet).map_err(BusError::InvalidArgument)
+    }
+
+    async fn findings(&self) -> portcullis_bus::Result<Vec<RuleFinding>> {
+        Ok(self.lock().findings())
     }
 
     async fn nftables(&self) -> portcullis_bus::Result<String> {

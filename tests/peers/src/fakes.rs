@@ -13,7 +13,7 @@ use portcullis_bus::{
     dns::{DnsApi, DnsStatus},
     firewall::{
         Attachment, CaptureRequest, Counter, DatapathStatus, DropCount, Explanation, FirewallApi,
-        FlowPage, FlowQuery,
+        FlowPage, FlowQuery, RuleFinding,
     },
     init::{InitApi, JournalPage, JournalQuery, JournalRecord, ServiceStatus, SystemStatus},
     network::{InterfaceStatus, NetworkApi, WanLease},
@@ -142,6 +142,9 @@ impl FirewallApi for Receiver {
             return Err(Error::InvalidArgument(format!("`{packet}`: `->` is missing")));
         }
         Ok(sample::explanation())
+    }
+    async fn findings(&self) -> Result<Vec<RuleFinding>> {
+        Ok(sample::findings())
     }
     async fn nftables(&self) -> Result<String> {
         Ok("table inet portcullis {\n}\n".to_owned())

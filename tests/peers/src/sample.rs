@@ -3,7 +3,10 @@
 use portcullis_bus::{
     dhcp::Lease,
     dns::{DnsStatus, Upstream},
-    firewall::{Attachment, Counter, DatapathStatus, DropCount, Explanation, FlowPage, FlowRecord},
+    firewall::{
+        Attachment, Counter, DatapathStatus, DropCount, Explanation, FlowPage, FlowRecord,
+        RuleFinding,
+    },
     init::{BootPhase, JournalRecord, ServiceStatus, SlotStatus, SystemStatus},
     network::{InterfaceStatus, PortStatus, WanLease},
     web::CertificateStatus,
@@ -247,6 +250,15 @@ pub fn drops() -> Vec<DropCount> {
         drop("drop.policy", "No policy allows the flow.", "wan", "lan", 120),
         drop("drop.malformed", "Headers contradict themselves.", "wan", "", 3),
     ]
+}
+
+/// A rule that never decides.
+pub fn findings() -> Vec<RuleFinding> {
+    vec![RuleFinding {
+        rule: "no-mail".to_owned(),
+        kind: "shadowed".to_owned(),
+        message: "`no-mail` never decides: `all-tcp` before it always does".to_owned(),
+    }]
 }
 
 /// What would become of a connection.

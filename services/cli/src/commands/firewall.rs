@@ -1,4 +1,4 @@
-//! `firewall`: show, import, explain, reevaluate, purge.
+//! `firewall`: show, import, explain, check, reevaluate, purge.
 
 use std::{io::Write, time::Duration};
 
@@ -38,6 +38,7 @@ pub(super) async fn run(
             import(&text, format, mode, *check, json, out).await
         }
         FirewallCommand::Explain { packet } => explain(packet.join(" "), json, out).await,
+        FirewallCommand::Check => check(json, out).await,
         FirewallCommand::Reevaluate => {
             let ended =
                 firewall(PASS_TIMEOUT, async |firewall| firewall.reevaluate().await).await?;
@@ -130,6 +131,20 @@ async fn import(
         print_json(out, &report)?;
     }
     applied(&report, json, out)
+}
+
+async fn check(json: bool, out: &mut dyn Write) -> Result<(), Failure> {
+    let found = firewall(READ_TIMEOUT, async |firewall| firewall.findings().await).await?;
+    if json {
+        return print_json(out, &found);
+    }
+    for finding in &found {
+        writeln!(out, "{}", clean(&finding.message))?;
+    }
+    if found.iter().all(|finding| finding.kind == "merged") {
+        writeln!(out, "Every rule decides about something.")?;
+    }
+    Ok(())
 }
 
 async fn explain(packet: String, json: bool, out: &mut dyn Write) -> Result<(), Failure> {

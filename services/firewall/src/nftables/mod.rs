@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use portcullis_bus::{
     firewall::{
         Attachment, Counter as CounterRecord, DatapathStatus, DropCount, Explanation, FlowPage,
-        FlowQuery,
+        FlowQuery, RuleFinding,
     },
     network::InterfaceStatus,
 };
@@ -26,7 +26,11 @@ use portcullis_nftables::{
 use portcullis_policy::{Surroundings, resolve, schedule};
 use portcullis_runtime::unix_now_s;
 
-use crate::{explain::in_bus_terms, listing::net, reevaluate::Judge};
+use crate::{
+    explain::{findings, in_bus_terms},
+    listing::net,
+    reevaluate::Judge,
+};
 
 /// nftables with our ruleset.
 pub struct Nftables {
@@ -184,6 +188,13 @@ impl Nftables {
         let surroundings = self.surroundings();
         let told = portcullis_policy::explain(packet, &self.part, &surroundings);
         told.map(in_bus_terms).map_err(|error| error.to_string())
+    }
+
+    /// Rules that can never decide. None is merged here.
+    pub fn findings(&self) -> Vec<RuleFinding> {
+        let mut found = findings(&resolve(&self.part, &self.surroundings()));
+        found.retain(|finding| finding.kind != "merged");
+        found
     }
 
     fn surroundings(&self) -> Surroundings {
