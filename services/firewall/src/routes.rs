@@ -11,8 +11,9 @@ use nix::sys::socket::{
 };
 use tokio::io::unix::AsyncFd;
 
-/// linux/rtnetlink.h: RTMGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE.
-const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x80;
+/// linux/rtnetlink.h: RTMGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR,
+/// _IPV6_ROUTE.
+const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400;
 
 /// A subscription to the kernel's notifications.
 pub struct Routes {
