@@ -2,6 +2,7 @@
 #![allow(clippy::indexing_slicing, reason = "an index out of bounds fails the test, as it should")]
 
 mod frames;
+mod ipv6;
 mod properties;
 mod replay;
 
