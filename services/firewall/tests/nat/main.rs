@@ -140,9 +140,12 @@ addresses = ["192.0.2.64/30"]
 "#,
     )?;
     let server = udp(&site.server, SERVER, 5000)?;
-    for (namespace, address) in [(&site.host, HOST), (&site.other, OTHER)] {
+    // Both may get the same address, so each has ports of its own.
+    for (namespace, address, ports) in
+        [(&site.host, HOST, [4000, 4001]), (&site.other, OTHER, [4100, 4101])]
+    {
         let mut seen = Vec::new();
-        for port in [4000, 4001] {
+        for port in ports {
             let client = udp(namespace, address, port)?;
             let peer = reaches(&client, (SERVER, 5000), &server)?.context("out")?;
             ensure!(peer.port() == port, "{peer}");
