@@ -1,6 +1,7 @@
 //! What the service tells while real packets pass: a capture that tcpdump reads, log records, flow
 //! records that nfcapd and an independent decoder read, drops by zone pair. The service is a process
-//! of its own. Needs root, iproute2, ping, tcpdump, nfdump.
+//! of its own. Needs root, util-linux (nsenter), iproute2,
+//! ping, tcpdump, nfdump.
 #![allow(clippy::print_stdout, reason = "a test harness of its own")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
 
@@ -189,8 +190,9 @@ async fn story() -> Result<()> {
     );
     let journal = folder.path().join("journal");
     let service = Process(
-        bus.command(Path::new("ip"))
-            .args(["netns", "exec", router.name()])
+        // Not `ip netns exec`, which hides the BPF file system behind a new /sys.
+        bus.command(Path::new("nsenter"))
+            .arg(format!("--net=/run/netns/{}", router.name()))
             .arg(std::env::current_exe()?)
             .env(ROLE, "service")
             .env("PORTCULLIS_BPF_DIR", &pins.0)
@@ -199,7 +201,13 @@ async fn story() -> Result<()> {
             .spawn()?,
     );
     let lab = Lab { host, server, folder, journal };
-    let firewall = connect(&bus.socket("firewall")).await?;
+    let firewall = match connect(&bus.socket("firewall")).await {
+        Ok(firewall) => firewall,
+        Err(error) => {
+            let said = std::fs::read_to_string(&lab.journal)?;
+            return Err(error.context(format!("its journal says: {said:.2000}")));
+        }
+    };
     until("four attachments", async || Ok(firewall.attachments().await?.len() == 4)).await?;
     lab.host.run("ping -c 1 -W 5 198.51.100.10")?;
 
@@ -483,7 +491,8 @@ fn interfaces(router: &Namespace) -> Result<Vec<InterfaceStatus>> {
 }
 
 async fn connect(path: &Path) -> Result<FirewallBusProxy<'static>> {
-    let end = Instant::now() + Duration::from_secs(30);
+    // The verifier takes its time over the programs.
+    let end = Instant::now() + Duration::from_secs(60);
     loop {
         match UnixStream::connect(path) {
             Ok(stream) => {

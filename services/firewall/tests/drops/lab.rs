@@ -84,6 +84,13 @@ destination_ports = ["7002"]
 action = "allow"
 connections_per_source = 1
 
+[[firewall.port_forwards]]
+name = "shell"
+zone = "wan"
+protocol = "tcp" # forward
+ports = ["2222"]
+to = "192.168.77.100"
+
 [firewall.protection]
 blocklist = ["192.0.2.66"]
 zones = ["dmz", "wan"]
