@@ -100,9 +100,10 @@ struct Explainer<'a> {
 struct Inbound {
     destination: IpAddr,
     port: u16,
-    /// Name of the port forward that lets it in.
+    /// What lets it in where no rule decides, if it comes from the zone of the external address.
     forward: Option<Label>,
-    hairpin: bool,
+    /// Zone of the external address that it is for.
+    external: Option<Name>,
 }
 
 impl Explainer<'_> {
@@ -184,7 +185,7 @@ impl Explainer<'_> {
             destination: question.destination,
             port: question.destination_port,
             forward: None,
-            hairpin: false,
+            external: None,
         };
         let IpAddr::V4(destination) = question.destination else { return inbound };
         let firewall = &self.part.firewall;
@@ -213,8 +214,8 @@ impl Explainer<'_> {
                 inbound.port = forward.to_port.map_or(question.destination_port, |first| {
                     first.saturating_add(question.destination_port - range.first())
                 });
-                inbound.forward = Some(forward.name.clone());
-                inbound.hairpin = !same_zone;
+                inbound.forward = same_zone.then(|| forward.name.clone());
+                inbound.external = Some(forward.zone.clone());
                 self.steps.push(format!(
                     "Port forward `{}` sends it on to {}:{}{}.",
                     forward.name,
@@ -228,7 +229,7 @@ impl Explainer<'_> {
         for entry in &firewall.static_nat {
             if entry.external == destination {
                 inbound.destination = entry.internal.into();
-                inbound.hairpin = entry.zone.as_str() != from;
+                inbound.external = Some(entry.zone.clone());
                 self.steps.push(format!(
                     "{} stands for {} (1:1 in zone `{}`).",
                     entry.external, entry.internal, entry.zone
@@ -289,6 +290,10 @@ impl Explainer<'_> {
             self.steps.push(format!("No rule fits; the port forward `{forward}` lets it in."));
             return Action::Allow;
         }
+        if inbound.external.is_some() && from == to {
+            self.steps.push(format!("No rule fits; it goes back into `{to}`, where it came from."));
+            return Action::Allow;
+        }
         if to != ROUTER {
             let verb = match default {
                 Action::Allow => "allows it",
@@ -342,27 +347,21 @@ impl Explainer<'_> {
     ) {
         let (IpAddr::V4(source), true) = (question.source, to != ROUTER) else { return };
         let firewall = &self.part.firewall;
-        if inbound.hairpin {
-            // Only so does the host answer to the router, where it is translated back.
-            let own = self.router_address_towards(inbound.destination);
-            self.steps.push(format!(
-                "Its source becomes the router's own address{}, so that the answer comes back the same way.",
-                own.map_or_else(String::new, |own| format!(" {own}"))
-            ));
-            explanation.source = own.map(|own| own.to_string());
-            return;
-        }
+        // What goes back into its own zone leaves as if by the zone of the external address: only so
+        // does the answer come back to the router, where it is translated back.
+        let back = inbound.external.as_ref().filter(|_| from == to);
+        let exit = back.map_or(to, Name::as_str);
         let fixed = firewall
             .static_nat
             .iter()
-            .find(|entry| entry.zone.as_str() == to && entry.internal == source);
+            .find(|entry| entry.zone.as_str() == exit && entry.internal == source);
         if let Some(entry) = fixed {
             self.steps.push(format!("Its source becomes {} (1:1).", entry.external));
             explanation.source = Some(entry.external.to_string());
             return;
         }
         let pool = firewall.source_nat.iter().enumerate().find(|(_, entry)| {
-            entry.zone.as_str() == to
+            entry.zone.as_str() == exit
                 && (entry.sources.is_empty()
                     || self.sets.addresses(&entry.sources).contains(source.into()))
         });
@@ -374,19 +373,26 @@ impl Explainer<'_> {
             return;
         }
         let masquerades =
-            |(name, zone): (&Name, &portcullis_model::Zone)| name.as_str() == to && zone.masquerade;
-        if from != to && firewall.zones.iter().any(masquerades) {
-            let interface = self
-                .interface_of(inbound.destination)
+            firewall.zones.iter().any(|(name, zone)| name.as_str() == exit && zone.masquerade);
+        let own = if let Some(zone) = back {
+            self.addresses_in(zone).find(IpAddr::is_ipv4)
+        } else if masquerades {
+            self.interface_of(inbound.destination)
                 .or(self.surroundings.default_route.as_ref())
-                .filter(|name| self.zone_of(name) == to);
-            let own = interface
-                .and_then(|name| self.surroundings.addresses.get(name)?.iter().find_map(ipv4));
-            let own =
-                own.map_or_else(|| "the address of the interface".to_owned(), |a| a.to_string());
-            self.steps.push(format!("Its source becomes {own} (masquerade of zone `{to}`)."));
-            explanation.source = Some(own);
-        }
+                .filter(|name| self.zone_of(name) == to)
+                .and_then(|name| self.surroundings.addresses.get(name)?.iter().find_map(ipv4))
+                .map(IpAddr::V4)
+        } else {
+            return;
+        };
+        let own = own.map_or_else(|| "the address of the interface".to_owned(), |a| a.to_string());
+        let why = if back.is_some() {
+            "so that the answer comes back to the router".to_owned()
+        } else {
+            format!("masquerade of zone `{to}`")
+        };
+        self.steps.push(format!("Its source becomes {own} ({why})."));
+        explanation.source = Some(own);
     }
 
     fn zone_id(&self, zone: &str) -> u8 {
@@ -427,11 +433,6 @@ impl Explainer<'_> {
             .filter(|(_, network)| network.contains(&address))
             .max_by_key(|(_, network)| network.prefix_len())
             .map(|(name, _)| name)
-    }
-
-    fn router_address_towards(&self, host: IpAddr) -> Option<Ipv4Addr> {
-        let interface = self.interface_of(host)?;
-        self.surroundings.addresses.get(interface)?.iter().find_map(ipv4)
     }
 
     fn addresses_in<'a>(&'a self, zone: &'a Name) -> impl Iterator<Item = IpAddr> + 'a {

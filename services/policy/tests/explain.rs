@@ -123,11 +123,16 @@ fn port_forwards_and_hairpin() {
         answer.to_string(),
         "Port forward `nas` sends it on to 10.20.0.5:443 (hairpin).\n\
          It comes from zone `lan` and goes to `lan`.\n\
-         No rule fits; the port forward `nas` lets it in.\n\
-         Its source becomes the router's own address 10.20.0.1, so that the answer comes back the same way.\n\
+         No rule fits; it goes back into `lan`, where it came from.\n\
+         Its source becomes 203.0.113.10 (so that the answer comes back to the router).\n\
          It passes."
     );
     assert_eq!(answer.destination.as_deref(), Some("10.20.0.5:443"));
+    // From a third zone the policy between the two decides, and the source stays.
+    let guest = explain("tcp 10.30.0.77:5000 -> 203.0.113.10:8443", &part, &surroundings).unwrap();
+    assert_eq!((guest.action, guest.to.as_str()), (Action::Reject, "lan"));
+    let back = explain("tcp 10.20.1.5:5000 -> 203.0.113.11:80", &part, &surroundings).unwrap();
+    assert_eq!((back.action, back.source.as_deref()), (Action::Allow, Some("203.0.113.10")));
 }
 
 #[test]
