@@ -22,7 +22,7 @@ use portcullis_bus::{
     firewall::{CaptureRequest, FirewallBusProxy},
     network::{InterfaceStatus, Network1},
 };
-use portcullis_model::{Document, part::FirewallPart};
+use portcullis_model::{Document, firewall::Hook, part::FirewallPart};
 use portcullis_netns::{Namespace, execute};
 use portcullis_peers::{FakeConfig, FakeNetwork, Router};
 
@@ -214,6 +214,7 @@ async fn story() -> Result<()> {
     log_of_rules(&lab).await?;
     drops(&lab, &firewall).await?;
     captures(&lab, &firewall).await?;
+    captures_of_xdp(&lab, &firewall, &part).await?;
     export(&lab, &firewall, &collector, nfcapd, &flows).await?;
     drop(service);
     Ok(())
@@ -353,6 +354,35 @@ async fn captures(lab: &Lab, firewall: &FirewallBusProxy<'static>) -> Result<()>
         ensure!(text.contains(seen), "{seen} in\n{text}");
     }
     lab.host.run("ping -c 1 -W 5 198.51.100.10").map(drop)
+}
+
+async fn captures_of_xdp(
+    lab: &Lab,
+    firewall: &FirewallBusProxy<'static>,
+    part: &FirewallPart,
+) -> Result<()> {
+    println!("  where XDP takes the packets, its program goes on to the one whose place it takes");
+    let mut with_xdp = part.clone();
+    with_xdp.firewall.hooks.insert("lan".to_owned().try_into()?, Hook::Xdp);
+    firewall.apply(serde_json::to_string(&with_xdp)?).await?;
+    let program = async || -> Result<Option<u32>> {
+        let attachments = firewall.attachments().await?;
+        Ok(attachments.iter().find(|at| at.hook == "xdp").map(|at| at.program_id))
+    };
+    let before = program().await?.context("XDP on the LAN")?;
+    let request = CaptureRequest { count: 2, protocol: "icmp".to_owned(), ..Default::default() };
+    let capture = begin(firewall, CaptureRequest { seconds: 2, ..request }).await?;
+    ensure!(program().await?.is_some_and(|now| now != before), "another program");
+    lab.host.run("ping -c 1 -W 5 198.51.100.10")?;
+    let file = lab.file("xdp.pcapng");
+    std::fs::write(&file, read_all(capture.into()).await?)?;
+    let text = tcpdump(&file)?;
+    ensure!(text.contains("IP 192.168.77.100 > 198.51.100.10: ICMP echo request"), "{text}");
+    until("the program from before", async || Ok(program().await? == Some(before))).await?;
+    lab.host.run("ping -c 1 -W 5 198.51.100.10")?;
+    firewall.apply(serde_json::to_string(part)?).await?;
+    ensure!(program().await?.is_none(), "XDP is gone");
+    Ok(())
 }
 
 /// Begins a capture as soon as the one before has ended.

@@ -43,6 +43,8 @@ const NETWORKS: [(&str, Option<&str>, &str); 6] = [
 const DOCUMENT: &str = r#"
 [firewall]
 max_flows = 1024
+# The others are taken at tcx.
+hooks = { dmz = "xdp" }
 
 [firewall.zones.lan]
 services = ["dns", "ping"]
@@ -165,6 +167,9 @@ impl Lab {
             firewall.set_interfaces(interfaces.clone())?;
             Ok(firewall)
         })?;
+        let xdp = firewall.attachments().into_iter().filter(|at| at.hook == "xdp");
+        let xdp: Vec<String> = xdp.map(|attachment| attachment.device).collect();
+        anyhow::ensure!(xdp == ["dmz"], "XDP on {xdp:?}");
         let document = DOCUMENT.to_owned();
         Ok(Self { router, stations, interfaces, document, firewall, pins })
     }
