@@ -19,10 +19,7 @@ use portcullis_model::{firewall::Datapath as Kind, part::FirewallPart};
 use portcullis_nftables::kernel::KernelError;
 
 use crate::{
-    datapath::DatapathError,
-    nftables::Nftables,
-    service::Firewall,
-    telemetry::capture::Running,
+    datapath::DatapathError, nftables::Nftables, service::Firewall, telemetry::capture::Running,
 };
 
 /// What went wrong in either datapath.

@@ -147,8 +147,7 @@ impl Firewall {
             Standing { zones: &zones, unix_s: unix_now_s(), before: Some(&self.desired) };
         self.desired = compile(&self.part, interfaces, &standing);
         self.make_room_for_policy()?;
-        let (mut changed, gone) =
-            install(self.datapath.maps(), &self.desired, &mut self.in_force)?;
+        let (mut changed, gone) = install(self.datapath.maps(), &self.desired, &mut self.in_force)?;
         if !gone.is_empty() {
             let purged = self.end_where(|record| gone.concerns(record));
             tracing::info!(purged, "flows of vanished addresses or zones removed");
@@ -225,7 +224,8 @@ impl Firewall {
         let mut problems = self.desired.problems.clone();
         for (index, choice) in self.datapath.choices().iter().filter(|(_, choice)| choice.refused) {
             let device = self.desired.devices.get(index).map_or("", |device| device.name.as_str());
-            problems.push(format!("{device}: not xdp as firewall.hooks says, but {}", choice.reason));
+            problems
+                .push(format!("{device}: not xdp as firewall.hooks says, but {}", choice.reason));
         }
         for problem in problems.iter().filter(|text| !self.problems.contains(text)) {
             tracing::warn!(problem, "policy");
@@ -365,14 +365,13 @@ impl Firewall {
     /// What the kernel says.
     pub fn counters(&mut self) -> Result<Vec<CounterRecord>> {
         let counts = self.datapath.maps().counters()?;
-        let record = |(counter, count): (&Counter, portcullis_datapath_abi::counter::Count)| {
-            CounterRecord {
+        let record =
+            |(counter, count): (&Counter, portcullis_datapath_abi::counter::Count)| CounterRecord {
                 name: counter.name().to_owned(),
                 description: counter.description().to_owned(),
                 packets: count.packets,
                 bytes: count.bytes,
-            }
-        };
+            };
         Ok(Counter::ALL.iter().zip(counts).map(record).collect())
     }
 
@@ -494,7 +493,10 @@ impl Firewall {
     ///
     /// # Errors
     /// What of the request is wrong, that another capture runs, or what the kernel says.
-    pub fn begin_capture(&mut self, request: &CaptureRequest) -> std::result::Result<Running, String> {
+    pub fn begin_capture(
+        &mut self,
+        request: &CaptureRequest,
+    ) -> std::result::Result<Running, String> {
         let text = |error: crate::datapath::DatapathError| error.to_string();
         if self.tap.is_some() {
             return Err("another capture is running".to_owned());
@@ -508,13 +510,11 @@ impl Firewall {
             (status.index, names)
         };
         let devices = self.interfaces.iter().flatten().map(device).collect();
-        let running = capture::begin(self.datapath.maps(), filter, request, Names { devices, zones })
-            .map_err(|error| error.to_string())?;
+        let running =
+            capture::begin(self.datapath.maps(), filter, request, Names { devices, zones })
+                .map_err(|error| error.to_string())?;
         self.tap = Some(self.datapath.tap(&self.desired.devices).map_err(text)?);
-        self.datapath
-            .maps()
-            .change_config(|config| config.flags |= CAPTURE)
-            .map_err(text)?;
+        self.datapath.maps().change_config(|config| config.flags |= CAPTURE).map_err(text)?;
         Ok(running)
     }
 

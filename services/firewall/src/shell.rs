@@ -207,7 +207,9 @@ impl Shared {
             let ring = self.lock().events();
             let heard = async {
                 match ring {
-                    Ok(Some(ring)) => events::follow(ring, |event| self.lock().event(event)).await?,
+                    Ok(Some(ring)) => {
+                        events::follow(ring, |event| self.lock().event(event)).await?
+                    }
                     Ok(None) => {}
                     Err(error) => return Err(std::io::Error::other(error.to_string())),
                 }

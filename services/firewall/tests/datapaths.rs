@@ -9,10 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use portcullis_bus::{
-    firewall::FlowQuery,
-    network::InterfaceStatus,
-};
+use portcullis_bus::{firewall::FlowQuery, network::InterfaceStatus};
 use portcullis_firewall::engine::Engine;
 use portcullis_model::{Document, firewall::Datapath, part::FirewallPart};
 use portcullis_netns::Namespace;
@@ -30,9 +27,12 @@ impl Pins {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let mounts = std::fs::read_to_string("/proc/mounts")?;
         if !mounts.lines().any(|line| line.split(' ').nth(1) == Some("/sys/fs/bpf")) {
-            portcullis_netns::execute(
-                std::process::Command::new("mount").args(["-t", "bpf", "bpf", "/sys/fs/bpf"]),
-            )?;
+            portcullis_netns::execute(std::process::Command::new("mount").args([
+                "-t",
+                "bpf",
+                "bpf",
+                "/sys/fs/bpf",
+            ]))?;
         }
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = format!("/sys/fs/bpf/pc-switch-{}-{number}", std::process::id());
@@ -270,7 +270,8 @@ fn the_service_on_nftables_shows_flows_counters_and_drops() -> Result<()> {
     let mut site = Site::new(Datapath::Nftables)?;
     site.is_only(Datapath::Nftables)?;
     ensure!(site.passes()?);
-    let refused = site.server.command("ping").args(["-c", "1", "-W", "1", &WAN.to_string()]).status()?;
+    let refused =
+        site.server.command("ping").args(["-c", "1", "-W", "1", &WAN.to_string()]).status()?;
     ensure!(!refused.success());
     let query = FlowQuery { limit: 10, zone: "wan".to_owned(), ..FlowQuery::default() };
     let page = site.act(|engine| engine.find_flows(&query).map_err(anyhow::Error::msg))?;
@@ -304,7 +305,9 @@ fn the_service_on_nftables_shows_flows_counters_and_drops() -> Result<()> {
     interfaces[1].addresses = vec!["198.51.100.3/24".to_owned()];
     let left = site.act(|engine| {
         engine.set_interfaces(interfaces)?;
-        engine.find_flows(&FlowQuery { limit: 10, ..FlowQuery::default() }).map_err(anyhow::Error::msg)
+        engine
+            .find_flows(&FlowQuery { limit: 10, ..FlowQuery::default() })
+            .map_err(anyhow::Error::msg)
     })?;
     ensure!(left.total == 0, "{left:?}");
     let text = site.act(|engine| Ok(engine.nftables()))?;

@@ -255,6 +255,24 @@ async fn story() -> Result<()> {
     ensure!(!reached.status.success(), "no policy allows it any more");
     ensure!(firewall.apply("{}".to_owned()).await.is_err(), "nonsense is refused");
 
+    println!("  a device that comes late is attached without a further report");
+    let mut all = interfaces(&router, "198.51.100.3")?;
+    all.push(InterfaceStatus {
+        name: "late".to_owned(),
+        device: "late0".to_owned(),
+        index: 99,
+        ..InterfaceStatus::default()
+    });
+    *network.0.lock().map_err(|_| anyhow::anyhow!("poisoned"))? = all;
+    network_changed.changed().await;
+    until("the new interface's problem", async || {
+        let problems = firewall.datapath().await?.problems;
+        Ok(problems.iter().any(|problem| problem.contains("late belongs to no zone")))
+    })
+    .await?;
+    router.run("ip link add late0 index 99 type veth peer name late1")?;
+    until("six attachments", async || Ok(firewall.attachments().await?.len() == 6)).await?;
+
     println!("  the policy is asked again about flows that it let in before");
     ensure!(firewall.reevaluate().await? == 1);
     ensure!(firewall.flows(10).await?.total == 0);
@@ -271,7 +289,8 @@ async fn story() -> Result<()> {
     many.firewall.rules = rules(4_000)?;
     firewall.apply(serde_json::to_string(&many)?).await?;
     let status = firewall.datapath().await?;
-    ensure!(status.rules == 4_000 && status.problems.is_empty(), "{status:?}");
+    // The late interface is one.
+    ensure!(status.rules == 4_000 && status.problems.len() == 1, "{status:?}");
     let output = tokio::task::spawn_blocking(move || pings.join())
         .await?
         .map_err(|_| anyhow::anyhow!("ping panicked"))??;

@@ -36,11 +36,7 @@ pub struct InForce {
 ///
 /// # Errors
 /// If the kernel refuses a write; the maps are then between old and new, and the next call goes on.
-pub fn install(
-    maps: &mut Maps,
-    desired: &Desired,
-    in_force: &mut InForce,
-) -> Result<(bool, Gone)> {
+pub fn install(maps: &mut Maps, desired: &Desired, in_force: &mut InForce) -> Result<(bool, Gone)> {
     let mut gone = Gone::default();
     let mut changed = zones::install(maps, desired, &mut gone)?;
     changed |= interfaces::install(maps, desired)?;

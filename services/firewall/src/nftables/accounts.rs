@@ -65,13 +65,16 @@ mod tests {
         ];
         let counters = counters(&all);
         assert_eq!(counters.len(), Counter::ALL.len());
-        let packets = |name: &str| counters.iter().find(|one| one.name == name).map(|one| one.packets);
+        let packets =
+            |name: &str| counters.iter().find(|one| one.name == name).map(|one| one.packets);
         assert_eq!((packets("drop.policy"), packets("forwarded")), (Some(8), Some(7)));
         let drops: Vec<_> = drops(&all)
             .into_iter()
             .map(|one| (one.from_zone, one.to_zone, one.packets, one.bytes))
             .collect();
-        let zones = |from: &str, to: &str, packets| (from.to_owned(), to.to_owned(), packets, packets * 100);
+        let zones = |from: &str, to: &str, packets| {
+            (from.to_owned(), to.to_owned(), packets, packets * 100)
+        };
         assert_eq!(drops, [zones("wan", "router", 5), zones("lan", "wan", 2), zones("", "", 1)]);
     }
 }

@@ -151,7 +151,10 @@ impl<'a> Newest<'a> {
     /// How many there are in all, and the newest that fit.
     pub fn finish(mut self) -> (u64, Vec<FlowRecord>) {
         let newest = std::mem::take(&mut self.newest).into_sorted_vec();
-        (self.total, newest.into_iter().map(|Idle(idle_s, flow)| self.show(&flow, idle_s)).collect())
+        (
+            self.total,
+            newest.into_iter().map(|Idle(idle_s, flow)| self.show(&flow, idle_s)).collect(),
+        )
     }
 
     fn show(&self, flow: &Flow, idle_s: u32) -> FlowRecord {

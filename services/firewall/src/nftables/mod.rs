@@ -90,7 +90,10 @@ impl Nftables {
     ///
     /// # Errors
     /// As [`Self::apply`].
-    pub fn set_interfaces(&mut self, interfaces: Vec<InterfaceStatus>) -> Result<bool, KernelError> {
+    pub fn set_interfaces(
+        &mut self,
+        interfaces: Vec<InterfaceStatus>,
+    ) -> Result<bool, KernelError> {
         let before = self.interfaces.replace(interfaces);
         let changed = self.reconcile()?;
         self.forget_vanished(before.as_deref().unwrap_or_default())?;
@@ -213,11 +216,8 @@ impl Nftables {
         let ids = &surroundings.zones;
         let zone_name =
             |id| ids.iter().find(|(_, known)| **known == id).map(|(name, _)| name.to_string());
-        let judge = Judge {
-            resolved: &resolved,
-            firewall: &self.part.firewall,
-            zone_name: &zone_name,
-        };
+        let judge =
+            Judge { resolved: &resolved, firewall: &self.part.firewall, zone_name: &zone_name };
         let interfaces = self.interfaces.as_deref().unwrap_or_default();
         self.netfilter.forget(|flow| match flows::first_packet(flow, interfaces, ids) {
             Some((packet, outside)) => !judge.allows_packet(&packet, outside.as_ref()),
