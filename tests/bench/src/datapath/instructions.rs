@@ -4,82 +4,25 @@ use anyhow::Result;
 
 use super::{
     clock::Meter,
-    compare::Effort,
+    compare::{Effort, Lane, medians},
+    frame::{Content, PORTS},
+    generator::Order,
     guest::{Figure, Profile, profile},
     mode::Mode,
-    router::{Downlink, Uplink},
-    scene::{Scene, Traffic},
+    router::{Downlink, Plan, Router, Uplink, Way},
 };
 
 /// Few turns of few packets: nothing disturbs them.
-const COUNTED: Effort = Effort { rounds: 3, packets: 12_288 };
-/// The ports give this many new flows in all turns together.
-const COUNTED_NEW: Effort = Effort { rounds: 3, packets: 4080 };
+const ESTABLISHED: Effort = Effort { rounds: 3, packets: 12_288 };
+/// Flows that are established.
+const FLOWS: u32 = 1024;
+/// New flows take the ports that are left, in all turns together.
+const NEW: Effort = Effort { rounds: 3, packets: (PORTS - FLOWS) / 4 };
+/// What is profiled.
+const PROFILED: Effort = Effort { rounds: 1, packets: 98_304 };
 
-const XDP: Scene = Scene {
-    name: "established",
-    modes: &[Mode::Xdp, Mode::Masquerade, Mode::Flowtable, Mode::Redirect],
-    uplink: Uplink::Veth,
-    downlink: Downlink::Direct,
-    traffic: Traffic::Established(1024),
-    capacity: 65_536,
-    rules: 0,
-    effort: COUNTED,
-};
-
-const TAP: Scene = Scene {
-    name: "established, by tap",
-    modes: &[Mode::Tcx, Mode::Masquerade, Mode::Flowtable, Mode::Plain],
-    uplink: Uplink::Tap,
-    ..XDP
-};
-
-const NEW: Scene = Scene {
-    name: "new flows",
-    modes: &[Mode::Xdp, Mode::Masquerade],
-    traffic: Traffic::New,
-    effort: COUNTED_NEW,
-    ..XDP
-};
-
-const OURS: &[Mode] = &[Mode::Xdp];
-
-const SCENES: [Scene; 8] = [
-    XDP,
-    TAP,
-    NEW,
-    Scene {
-        name: "new flows, by tap",
-        modes: &[Mode::Tcx, Mode::Masquerade],
-        uplink: Uplink::Tap,
-        ..NEW
-    },
-    Scene { name: "established, 10 rules", modes: OURS, rules: 10, ..XDP },
-    Scene { name: "established, 10,000 rules", modes: OURS, rules: 10_000, ..XDP },
-    Scene { name: "new flows, 10 rules", modes: OURS, rules: 10, ..NEW },
-    Scene { name: "new flows, 10,000 rules", modes: OURS, rules: 10_000, ..NEW },
-];
-
-/// Says where the instructions of the established path go.
-///
-/// # Errors
-/// As [`measure`].
-pub fn profile(meter: Meter) -> Result<Vec<Profile>> {
-    let mut profiles = Vec::new();
-    let effort = Effort { rounds: 1, packets: 98_304 };
-    let scenes = [Scene { effort, ..XDP }, Scene { effort, ..TAP }];
-    for scene in &scenes {
-        for (mode, mut lane) in scene.lanes()? {
-            let instructions = lane.router.forward(&lane.frames, effort.packets, meter)?;
-            let shares = profile::profile(|| {
-                lane.router.forward(&lane.frames, effort.packets, meter).map(drop)
-            })?;
-            let figure = Figure { scene: scene.name.to_owned(), mode, instructions };
-            profiles.push(Profile { figure, shares });
-        }
-    }
-    Ok(profiles)
-}
+/// Sizes of policies that are compared.
+const RULES: [(u32, &str); 2] = [(10, "10 rules"), (10_000, "10,000 rules")];
 
 /// Counts all.
 ///
@@ -87,16 +30,90 @@ pub fn profile(meter: Meter) -> Result<Vec<Profile>> {
 /// If something cannot be measured; here no peer may be missing.
 pub fn measure(meter: Meter) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
-    for scene in &SCENES {
-        let outcome = scene.measure(meter)?;
-        if let Some((mode, why)) = outcome.missing.first() {
-            anyhow::bail!("{}: {why}", mode.name());
+    for mode in [Mode::Redirect, Mode::Flowtable, Mode::Masquerade, Mode::Xdp] {
+        let mut router = router(mode)?;
+        let mut circumstances = Circumstances { meter, policy: None, figures: &mut figures };
+        router = circumstances.established(router)?;
+        if matches!(mode, Mode::Masquerade | Mode::Xdp) {
+            router = circumstances.new_flows(router)?;
         }
-        figures.extend(outcome.costs.into_iter().map(|(mode, instructions)| Figure {
-            scene: scene.name.to_owned(),
+        if mode == Mode::Xdp {
+            for (rules, policy) in RULES {
+                router.forget()?;
+                router.set_rules(rules)?;
+                circumstances.policy = Some(policy);
+                router = circumstances.established(router)?;
+                router = circumstances.new_flows(router)?;
+            }
+        }
+    }
+    Ok(figures)
+}
+
+/// Says where the instructions of the established path go.
+///
+/// # Errors
+/// As [`measure`].
+pub fn profile(meter: Meter) -> Result<Vec<Profile>> {
+    let mut profiles = Vec::new();
+    for mode in [Mode::Redirect, Mode::Xdp, Mode::Masquerade] {
+        let mut router = router(mode)?;
+        router.establish(FLOWS)?;
+        let frames = router.frames(Content::Udp, Way::Out, Order::Random, FLOWS)?;
+        let instructions = router.forward(&frames, PROFILED.packets, meter)?;
+        let shares =
+            profile::profile(|| router.forward(&frames, PROFILED.packets, meter).map(drop))?;
+        let figure = Figure { scene: "established".to_owned(), mode, instructions };
+        profiles.push(Profile { figure, shares });
+    }
+    Ok(profiles)
+}
+
+fn router(mode: Mode) -> Result<Router> {
+    Router::new(Plan {
+        mode,
+        uplink: Uplink::Veth,
+        downlink: Downlink::Direct,
+        capacity: 65_536,
+        rules: 0,
+    })
+}
+
+struct Circumstances<'a> {
+    meter: Meter,
+    policy: Option<&'static str>,
+    figures: &'a mut Vec<Figure>,
+}
+
+impl Circumstances<'_> {
+    fn established(&mut self, router: Router) -> Result<Router> {
+        router.establish(FLOWS)?;
+        self.count("established", router, Order::Random, FLOWS, ESTABLISHED)
+    }
+
+    fn new_flows(&mut self, router: Router) -> Result<Router> {
+        self.count("new flows", router, Order::InTurn, PORTS, NEW)
+    }
+
+    fn count(
+        &mut self,
+        name: &str,
+        router: Router,
+        order: Order,
+        flows: u32,
+        effort: Effort,
+    ) -> Result<Router> {
+        let frames = router.frames(Content::Udp, Way::Out, order, flows)?;
+        frames.start_at(FLOWS)?;
+        let mut lane = [Lane { router, frames }];
+        let costs = medians(&mut lane, effort, self.meter)?;
+        let scene = self.policy.map_or(name.to_owned(), |policy| format!("{name}, {policy}"));
+        self.figures.extend(costs.into_iter().map(|(mode, instructions)| Figure {
+            scene: scene.clone(),
             mode,
             instructions,
         }));
+        let [Lane { router, .. }] = lane;
+        Ok(router)
     }
-    Ok(figures)
 }

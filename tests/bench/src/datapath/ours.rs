@@ -87,6 +87,12 @@ impl Ours {
         Ok(())
     }
 
+    /// Installs a policy of another size. The caller is in the router's namespace.
+    pub fn set_rules(&mut self, rules: u32) -> Result<()> {
+        self.settings.rules = rules;
+        self.replace_rules(0)
+    }
+
     /// Ends all flows, and waits until their records can be used again.
     pub fn forget(&mut self) -> Result<()> {
         self.firewall.purge("0.0.0.0/0").map_err(anyhow::Error::msg)?;

@@ -304,6 +304,14 @@ impl Router {
         }
     }
 
+    /// Replaces our policy by one of this many rules; peers have none.
+    pub fn set_rules(&mut self, rules: u32) -> Result<()> {
+        match &mut self.ours {
+            Some(ours) => self.router.enter(|| ours.set_rules(rules)),
+            None => Ok(()),
+        }
+    }
+
     /// Our firewall, if that is what forwards.
     pub fn ours(&self) -> Option<&Ours> {
         self.ours.as_ref()

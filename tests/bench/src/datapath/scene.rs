@@ -6,7 +6,7 @@ use super::{
     clock::Meter,
     compare::{Effort, Lane, medians},
     conntrack::ConntrackRoom,
-    frame::{Content, PORTS},
+    frame::Content,
     generator::Order,
     mode::Mode,
     router::{Downlink, Plan, Router, Uplink, Way},
@@ -17,8 +17,6 @@ use super::{
 pub enum Traffic {
     /// The smallest UDP frames of this many established flows, in random order.
     Established(u32),
-    /// UDP frames each of which opens a flow, from a port of its own.
-    New,
     /// UDP frames each of which opens a flow, when this many flows have been opened and have ended,
     /// and 15 of 16 of them have been opened again.
     Churned(u32),
@@ -71,7 +69,7 @@ impl Scene {
         let (routers, missing) = self.routers()?;
         let room = match self.traffic {
             Traffic::Established(flows) | Traffic::Churned(flows) => ConntrackRoom::new(flows)?,
-            Traffic::New | Traffic::Runs(_) => None,
+            Traffic::Runs(_) => None,
         };
         let lanes: Result<Vec<_>> = routers.into_iter().map(|router| self.lane(router)).collect();
         let mut lanes = lanes?;
@@ -82,15 +80,6 @@ impl Scene {
         drop(lanes);
         drop(room);
         Ok(Outcome { costs, missing, memory })
-    }
-
-    /// The routers, ready to forward.
-    ///
-    /// # Errors
-    /// If one cannot be built.
-    pub fn lanes(&self) -> Result<Vec<(Mode, Lane)>> {
-        let (routers, _) = self.routers()?;
-        routers.into_iter().map(|router| Ok((router.mode(), self.lane(router)?))).collect()
     }
 
     /// The routers, and which peers are missing why.
@@ -115,7 +104,6 @@ impl Scene {
                 router.establish(flows)?;
                 router.frames(Content::Udp, Way::Out, Order::Random, flows)?
             }
-            Traffic::New => router.frames(Content::Udp, Way::Out, Order::InTurn, PORTS)?,
             Traffic::Churned(flows) => {
                 let frames = router.frames(Content::Udp, Way::Out, Order::Scattered, flows)?;
                 router.send(&frames, Way::Out, flows)?;

@@ -34,7 +34,7 @@ const FAILURE: &str = "@failure ";
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 rdinit=/init tsc=reliable tsc=noirqtime";
 
 /// Longest life of the guest.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(1200);
 
 /// What a packet cost.
 #[derive(Clone, Debug, Deserialize, Serialize)]
