@@ -43,7 +43,7 @@ pub fn frame(sent: &Sent, options: &[u8]) -> Bytes {
     bytes.extend(2000_u16.to_be_bytes());
     bytes.extend(sent.sequence.to_be_bytes());
     bytes.extend(sent.acknowledgment.to_be_bytes());
-    bytes.push(((20 + options.len()) / 4 << 4) as u8);
+    bytes.push((((20 + options.len()) / 4) << 4) as u8);
     bytes.push(sent.flags);
     bytes.extend(sent.window.to_be_bytes());
     bytes.extend([0; 4]);

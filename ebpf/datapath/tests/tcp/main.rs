@@ -2,6 +2,7 @@
 //! to a connection never passes.
 #![allow(
     clippy::indexing_slicing,
+    clippy::panic,
     clippy::expect_used,
     clippy::unwrap_used,
     reason = "what is not there fails the test, as it should"
