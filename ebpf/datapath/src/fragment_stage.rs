@@ -8,6 +8,7 @@ use crate::{
     flow::find4,
     fragments::{Ends, Piece, Place, known, place},
     frame::{Frame, L3, L4},
+    hold::Held,
     ingress::Hook,
     packet::{Fragment, Packet},
     packet6::Packet6,
@@ -15,12 +16,13 @@ use crate::{
     verdict::Drop,
 };
 
-/// Stage [`Stage::Fragment4`].
+/// Stage [`Stage::Fragment4`]. Frames in `held` are to come in again behind this one.
 #[inline(always)]
 pub fn fragment4<'a, T: Tables, F: Frame>(
     tables: &'a T,
     frame: &F,
     arrival: &Arrival,
+    held: &mut Held,
 ) -> Verdict<'a> {
     // Held frames come in again by tcx.
     if arrival.hook == Hook::Xdp {
@@ -44,7 +46,7 @@ pub fn fragment4<'a, T: Tables, F: Frame>(
     {
         return Verdict::Cut(mtu);
     }
-    put(tables, &piece, arrival, Stage::Flow4)
+    put(tables, &piece, arrival, Stage::Flow4, held)
 }
 
 /// MTU of the link by which the flow of a fragment leaves, if it is known.
@@ -60,12 +62,13 @@ fn next_mtu<T: Tables>(tables: &T, packet: &Packet, piece: &Piece) -> Option<u16
     (flow.generation() == config.generation).then(|| flow.mtu())
 }
 
-/// Stage [`Stage::Fragment6`].
+/// Stage [`Stage::Fragment6`], likewise.
 #[inline(always)]
 pub fn fragment6<'a, T: Tables, F: Frame>(
     tables: &'a T,
     frame: &F,
     arrival: &Arrival,
+    held: &mut Held,
 ) -> Verdict<'a> {
     if arrival.hook == Hook::Xdp {
         return Verdict::Defer;
@@ -79,17 +82,22 @@ pub fn fragment6<'a, T: Tables, F: Frame>(
         Err(reason) => return Verdict::Drop(Drop::from(reason, from)),
     };
     match Piece::of6(frame, &packet, from) {
-        Some(piece) => put(tables, &piece, arrival, Stage::Flow6),
+        Some(piece) => put(tables, &piece, arrival, Stage::Flow6, held),
         None => Verdict::Drop(Drop::from(Counter::DropMalformed, from)),
     }
 }
 
 #[inline(always)]
-fn put<'a, T: Tables>(tables: &'a T, piece: &Piece, arrival: &Arrival, flow: Stage) -> Verdict<'a> {
-    match place(tables, piece, arrival.length + L3 as u32) {
+fn put<'a, T: Tables>(
+    tables: &'a T,
+    piece: &Piece,
+    arrival: &Arrival,
+    flow: Stage,
+    held: &mut Held,
+) -> Verdict<'a> {
+    match place(tables, piece, arrival.length + L3 as u32, held) {
         Place::Of(ends) => Verdict::Located(flow, ends),
         Place::Early(slot) => Verdict::Hold(slot),
-        Place::Awaited(held) => Verdict::Release(held),
         Place::Refused(reason) => Verdict::Drop(Drop::from(reason, piece.key.zone)),
     }
 }

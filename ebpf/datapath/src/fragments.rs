@@ -70,8 +70,6 @@ pub enum Place {
     Of(Ends),
     /// It came before the first one: to be kept here.
     Early(Slot),
-    /// It is the first one, and others are held: they all come in again, this one first.
-    Awaited(Held),
     /// It does not pass.
     Refused(Counter),
 }
@@ -110,23 +108,23 @@ impl Piece {
 }
 
 /// Finds out to what a fragment belongs, and notes that it passes. `frame_length` is the length of its
-/// frame in bytes from the Ethernet header on; 0 for one that must not be held.
+/// frame in bytes from the Ethernet header on; 0 for one that must not be held. If it is the first one
+/// and others were held until it came, they are in `held`: they are to come in again behind it.
 #[inline(always)]
-pub fn place<T: Tables>(tables: &T, piece: &Piece, frame_length: u32) -> Place {
+pub fn place<T: Tables>(tables: &T, piece: &Piece, frame_length: u32, held: &mut Held) -> Place {
     if !piece.is_sound() {
         return Place::Refused(Counter::DropMalformed);
     }
-    let mut columns = 0;
-    let word = look_up(tables, piece, frame_length, &mut columns);
+    let word = look_up(tables, piece, frame_length, held);
     let value = (word >> 8) as u32;
+    let ends = Ends {
+        source_port: value as u16,
+        destination_port: (value >> 16) as u16,
+        protocol: (word >> 40) as u8,
+    };
     match word as u8 {
-        Word::OF => Place::Of(Ends {
-            source_port: value as u16,
-            destination_port: (value >> 16) as u16,
-            protocol: (word >> 40) as u8,
-        }),
+        Word::OF => Place::Of(ends),
         Word::EARLY => Place::Early(Slot(value)),
-        Word::AWAITED => Place::Awaited(Held { row: value, columns }),
         Word::OVERLAP => Place::Refused(Counter::DropFragmentOverlap),
         _ => Place::Refused(Counter::DropFragment),
     }
@@ -161,8 +159,7 @@ struct Word(u64);
 impl Word {
     const OF: u8 = 1;
     const EARLY: u8 = 2;
-    const AWAITED: u8 = 3;
-    const OVERLAP: u8 = 4;
+    const OVERLAP: u8 = 3;
 
     const REFUSED: Self = Self::new(0, 0, 0);
     const OVERLAPS: Self = Self::new(Self::OVERLAP, 0, 0);
@@ -180,7 +177,7 @@ impl Word {
 
 /// A function of its own in the kernel too, for its stack; there it can return one word only.
 #[inline(never)]
-fn look_up<T: Tables>(tables: &T, piece: &Piece, frame_length: u32, columns: &mut u64) -> u64 {
+fn look_up<T: Tables>(tables: &T, piece: &Piece, frame_length: u32, held: &mut Held) -> u64 {
     let first = piece.offset == 0;
     let found = match tables.datagram(&piece.key) {
         Some(datagram) => Some(datagram),
@@ -199,7 +196,7 @@ fn look_up<T: Tables>(tables: &T, piece: &Piece, frame_length: u32, columns: &mu
     let now = tables.now();
     track::expire(&mut datagram, now, LIFETIME);
     let place = if first {
-        place_first(tables, &mut datagram, piece, now, columns)
+        place_first(tables, &mut datagram, piece, now, held)
     } else {
         place_later(tables, &mut datagram, piece, now, frame_length)
     };
@@ -217,14 +214,10 @@ fn place_first<T: Tables>(
     datagram: &mut Datagram,
     piece: &Piece,
     now: u32,
-    columns: &mut u64,
+    held: &mut Held,
 ) -> Word {
     if datagram.held != 0 {
-        let held = hold::collect(tables, &piece.key, datagram, now);
-        if held.columns != 0 {
-            *columns = held.columns;
-            return Word::new(Word::AWAITED, held.row, 0);
-        }
+        *held = hold::collect(tables, &piece.key, datagram, now);
     }
     if piece.ipv6 {
         if datagram.flags & REFUSED != 0 {

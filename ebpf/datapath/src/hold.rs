@@ -2,8 +2,9 @@
 //!
 //! They lie in rows. All frames from one source are in one row, chosen by a hash with a secret, and
 //! the oldest of a row makes room for the next: whoever sends later fragments only can fill his own
-//! row, and memory is bounded. When the first fragment comes, the hook queues it and what was held at
-//! the ingress of the same device; they come in again in this order and each is decided about anew.
+//! row, and memory is bounded. When the first fragment comes, the hook queues what was held at the
+//! ingress of the same device: it comes in again when the first one has passed, finds its ports, and is
+//! decided about as if it came only now. What is released once is not held again.
 
 use core::sync::atomic::Ordering;
 
@@ -27,8 +28,8 @@ impl Slot {
     }
 }
 
-/// Frames of one datagram that were held.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// Frames of one datagram that were held; by default none.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Held {
     /// The row.
     pub row: u32,

@@ -2,11 +2,7 @@
 
 use portcullis_datapath_abi::{Counter, stage};
 
-use crate::{
-    FlowRef, Kind,
-    fragments::Ends,
-    hold::{Held, Slot},
-};
+use crate::{FlowRef, Kind, fragments::Ends, hold::Slot};
 
 /// A decision. The packet is unchanged until [`crate::rewrite`] carries out the edit.
 #[derive(Clone, Copy, Debug)]
@@ -23,8 +19,6 @@ pub enum Verdict<'a> {
     Answer(Answer),
     /// A fragment that came before the first one of its datagram: kept until that one comes.
     Hold(Slot),
-    /// A first fragment that others wait for: it and they come in again.
-    Release(Held),
     /// Another stage decides; it reads the packet anew.
     Next(Stage),
     /// The same about a fragment whose ports are known now.

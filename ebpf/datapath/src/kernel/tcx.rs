@@ -8,17 +8,21 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use portcullis_datapath::{
-    Arrival, Cast, Drop, Edit, Hook, Hop, L3, L4_V6, Stage, Tables, Verdict, answer::{Order, prepare}, create4,
-    create6, cut::{self, Cut}, flow4, flow6, fragment4, fragment6, fragments::Ends, icmp_error, ingress, open4, open6, refresh4, refresh6,
-    rewrite, rule, telemetry,
+    Arrival, Cast, Drop, Edit, Hook, Hop, L3, L4_V6, Stage, Tables, Verdict,
+    answer::{Order, prepare},
+    create4, create6,
+    cut::{self, Cut},
+    flow4, flow6, fragment4, fragment6,
+    fragments::Ends,
+    hold::Held,
+    icmp_error, ingress, open4, open6, refresh4, refresh6, rewrite, rule, telemetry,
 };
 use portcullis_datapath_abi::{Counter, FORWARD_MARK, policy::CAPTURE, stage};
 
 use super::{
     answer,
     capture::note,
-    cut as parts,
-    fragment as held,
+    cut as parts, fragment as held,
     maps::{Maps, count, interfaces::zone_of, stages},
     skb::Buffer,
 };
@@ -169,6 +173,38 @@ stages! {
     tcx_open6: open6;
     /// ICMP errors.
     tcx_icmp_error: icmp_error;
+}
+
+macro_rules! fragments {
+    ($($(#[$doc:meta])* $program:ident: $decide:expr;)*) => { $(
+        $(#[$doc])*
+        #[classifier]
+        pub fn $program(context: TcContext) -> i32 {
+            let arrival = arrival(&context);
+            let maps = Maps::new(context.as_ptr());
+            let frame = Buffer::new(&context, STAGE);
+            let mut frames = Held::default();
+            match $decide(&maps, &frame, &arrival, &mut frames) {
+                Verdict::Located(stage, ends) => {
+                    if frames.columns != 0 {
+                        if !held::release(context.skb.skb, frames) {
+                            return lost(&context, Counter::DropFragment);
+                        }
+                        count(Counter::FragmentReleased, 1, arrival.length);
+                    }
+                    next(&context, stage, Some(ends))
+                }
+                Verdict::Hold(slot) => {
+                    held::hold(context.skb.skb, slot);
+                    count(Counter::FragmentHeld, 1, arrival.length);
+                    TC_ACT_SHOT
+                }
+                other => conclude(&context, &maps, &arrival, other),
+            }
+        }
+    )* };
+}
+fragments! {
     /// IPv4 fragments.
     tcx_fragment4: fragment4;
     /// IPv6 fragments.
@@ -259,15 +295,6 @@ fn carry_out(
             Some(()) => (counter, TCX_NEXT),
             None => return TC_ACT_SHOT,
         },
-        Verdict::Hold(slot) => {
-            held::hold(context.skb.skb, slot);
-            (Counter::FragmentHeld, TC_ACT_SHOT)
-        }
-        Verdict::Release(frames) => {
-            // It comes in again and is counted then.
-            held::release(context.skb.skb, frames);
-            return TC_ACT_SHOT;
-        }
         other => return conclude(context, maps, arrival, other),
     };
     count(counter, arrival.segments, arrival.length);
@@ -276,12 +303,7 @@ fn carry_out(
 
 /// Carries out what does not touch the packet.
 #[inline(always)]
-fn conclude(
-    context: &TcContext,
-    maps: &Maps,
-    arrival: &Arrival,
-    verdict: Verdict<'_>,
-) -> i32 {
+fn conclude(context: &TcContext, maps: &Maps, arrival: &Arrival, verdict: Verdict<'_>) -> i32 {
     match verdict {
         Verdict::Next(stage) => {
             stages::tcx(context, stage as u32);

@@ -13,10 +13,7 @@ use portcullis_datapath::{
     Arrival, Cast, Drop, Edit, Frame, FrameMut, Hook, L3, Tables, Verdict, apply, create4, create6,
     flow4, flow6, ingress, open4, open6, rewrite, rule, telemetry,
 };
-use portcullis_datapath_abi::{
-    policy::CAPTURE,
-    stage,
-};
+use portcullis_datapath_abi::{policy::CAPTURE, stage};
 
 use super::{
     capture::note,
@@ -51,7 +48,12 @@ impl<'a> Buffer<'a> {
     fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Option<()> {
         // SAFETY: as above; the bytes are only read.
         let result = unsafe {
-            bpf_xdp_store_bytes(self.context.ctx, offset, bytes.as_ptr().cast_mut().cast(), N as u32)
+            bpf_xdp_store_bytes(
+                self.context.ctx,
+                offset,
+                bytes.as_ptr().cast_mut().cast(),
+                N as u32,
+            )
         };
         self.data = self.context.data();
         self.end = self.context.data_end();
@@ -175,11 +177,8 @@ fn carry_out(
 ) -> u32 {
     match verdict {
         Verdict::Forward(counter, edit, hop) => {
-            let done = if edit.plain {
-                rewrite::plain(frame, &edit)
-            } else {
-                forward(frame, &edit)
-            };
+            let done =
+                if edit.plain { rewrite::plain(frame, &edit) } else { forward(frame, &edit) };
             if done.is_none() {
                 return xdp_action::XDP_DROP;
             }
@@ -200,7 +199,6 @@ fn carry_out(
         | Verdict::Answer(_)
         | Verdict::Hold(_)
         | Verdict::Cut(_)
-        | Verdict::Release(_)
         | Verdict::Defer => xdp_action::XDP_PASS,
     }
 }

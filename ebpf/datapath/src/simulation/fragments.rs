@@ -24,6 +24,8 @@ pub struct FragmentMaps {
     datagrams: RefCell<HashMap<FragmentKey, Box<UnsafeCell<Datagram>>>>,
     held: RefCell<BTreeMap<u32, Box<UnsafeCell<HeldFrame>>>>,
     counts: [AtomicU32; HELD_ROWS as usize],
+    /// Frames that were released and come in again.
+    pub queue: RefCell<Vec<Bytes>>,
 }
 
 impl FragmentMaps {
@@ -58,6 +60,14 @@ impl FragmentMaps {
                 frame.bytes.get(..frame.length as usize).map(|bytes| Bytes(bytes.to_vec()))
             })
             .collect()
+    }
+}
+
+impl FragmentMaps {
+    /// Releases frames into the queue.
+    pub(super) fn requeue(&self, held: Held) {
+        let frames = self.release(held);
+        self.queue.borrow_mut().extend(frames);
     }
 }
 

@@ -76,7 +76,6 @@ impl Bytes {
             | Verdict::Answer(_)
             | Verdict::Hold(_)
             | Verdict::Cut(_)
-            | Verdict::Release(_)
             | Verdict::Next(_)
             | Verdict::Located(..)
             | Verdict::Defer => false,

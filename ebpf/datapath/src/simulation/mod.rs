@@ -17,7 +17,10 @@ use std::{
 
 use portcullis_datapath_abi::{Config, Interface, Zone};
 
-use crate::{Arrival, Candidate, CandidateTables, Departure, Route, RouteQuery, Stage, Tables, Verdict};
+use crate::{
+    Arrival, Candidate, CandidateTables, Departure, Route, RouteQuery, Stage, Tables, Verdict,
+    hold::Held,
+};
 
 pub use frame::Bytes;
 
@@ -119,11 +122,11 @@ impl Simulation {
         let mut verdict = crate::ingress(self, frame, arrival);
         let mut arrival = *arrival;
         for _ in 0..STAGES {
+            arrival.ends = None;
+            let mut held = Held::default();
             if let Verdict::Located(stage, ends) = verdict {
                 arrival.ends = Some(ends);
                 verdict = Verdict::Next(stage);
-            } else {
-                arrival.ends = None;
             }
             let arrival = &arrival;
             verdict = match verdict {
@@ -138,10 +141,15 @@ impl Simulation {
                 Verdict::Next(Stage::Create4) => crate::create4(self),
                 Verdict::Next(Stage::Create6) => crate::create6(self),
                 Verdict::Next(Stage::IcmpError) => crate::icmp_error(self, frame, arrival),
-                Verdict::Next(Stage::Fragment4) => crate::fragment4(self, frame, arrival),
-                Verdict::Next(Stage::Fragment6) => crate::fragment6(self, frame, arrival),
+                Verdict::Next(Stage::Fragment4) => {
+                    crate::fragment4(self, frame, arrival, &mut held)
+                }
+                Verdict::Next(Stage::Fragment6) => {
+                    crate::fragment6(self, frame, arrival, &mut held)
+                }
                 last => return last,
             };
+            self.fragments.requeue(held);
         }
         unreachable!("stages without end: {verdict:?}")
     }

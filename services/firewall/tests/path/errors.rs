@@ -136,13 +136,7 @@ fn path_mtu(socket: &UdpSocket) -> Result<u32> {
     let mut length = size_of_val(&mtu) as libc::socklen_t;
     // SAFETY: the option writes an int, which lives through the call.
     let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            (&raw mut mtu).cast(),
-            &raw mut length,
-        )
+        libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut mtu).cast(), &raw mut length)
     };
     ensure!(result == 0, std::io::Error::last_os_error());
     Ok(u32::try_from(mtu)?)
@@ -273,7 +267,7 @@ protocols = ["tcp", "udp"]
 action = "reject"
 
 [[firewall.rules]]
-name = "no pings"
+name = "no-pings"
 from = "lan"
 to = "wan"
 protocols = ["icmp", "icmpv6"]
@@ -296,7 +290,8 @@ fn what_is_rejected_fails_at_once() -> Result<()> {
         let kind = error.as_ref().map(std::io::Error::kind);
         ensure!(kind == Some(ErrorKind::ConnectionRefused), "{error:?} {}", site.counters()?);
         ensure!(begun.elapsed() < Duration::from_millis(800), "{:?}", begun.elapsed());
-        let ping = site.host.command("ping").args(["-c", "1", "-W", "2", &server.to_string()]).output()?;
+        let ping =
+            site.host.command("ping").args(["-c", "1", "-W", "2", &server.to_string()]).output()?;
         let text = String::from_utf8_lossy(&ping.stdout).into_owned();
         ensure!(
             text.contains("filtered") || text.contains("rohibited"),
@@ -329,7 +324,9 @@ fn errors_are_whole_also_where_the_device_computes_no_checksums() -> Result<()> 
             ensure!(kind == Some(ErrorKind::ConnectionRefused), "{size}: {error:?}");
         }
     }
-    for line in site.host.run("nstat -asz IcmpInCsumErrors Icmp6InCsumErrors TcpInCsumErrors")?.lines() {
+    for line in
+        site.host.run("nstat -asz IcmpInCsumErrors Icmp6InCsumErrors TcpInCsumErrors")?.lines()
+    {
         let mut words = line.split_whitespace();
         let (Some(name), Some(value)) = (words.next(), words.next()) else { continue };
         if name.ends_with("CsumErrors") && value != "0" {
@@ -343,7 +340,8 @@ fn errors_are_whole_also_where_the_device_computes_no_checksums() -> Result<()> 
 fn answers_come_from_the_address_of_the_interface() -> Result<()> {
     let site = Site::new(REJECT)?;
     for (server, own) in [(PAIRS[0].1, IpAddr::V4(ROUTER)), (PAIRS[1].1, IpAddr::V6(ROUTER6))] {
-        let ping = site.host.command("ping").args(["-c", "1", "-W", "2", &server.to_string()]).output()?;
+        let ping =
+            site.host.command("ping").args(["-c", "1", "-W", "2", &server.to_string()]).output()?;
         let text = String::from_utf8_lossy(&ping.stdout).into_owned();
         ensure!(text.contains(&format!("From {own} ")), "{text}");
     }

@@ -107,6 +107,10 @@ impl Site {
         for namespace in [&router, &provider] {
             namespace.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")?;
         }
+        // The kernels around ours would tell one sender about one packet a second.
+        for namespace in [&provider, &server] {
+            namespace.run("sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0")?;
+        }
 
         let part = FirewallPart::of(&Document::parse(document)?);
         let pins = Pins::new()?;
@@ -128,7 +132,8 @@ impl Site {
 
     fn interfaces(&self) -> Result<Vec<InterfaceStatus>> {
         let mut all = Vec::new();
-        for (name, device, v4, v6) in [("lan", "lan", ROUTER, ROUTER6), ("wan", "eth0", WAN, WAN6)] {
+        for (name, device, v4, v6) in [("lan", "lan", ROUTER, ROUTER6), ("wan", "eth0", WAN, WAN6)]
+        {
             let read = |file: &str| {
                 self.router
                     .run(&format!("cat /sys/class/net/{device}/{file}"))
