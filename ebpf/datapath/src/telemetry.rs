@@ -383,4 +383,25 @@ mod tests {
         assert!(!chosen(&CaptureFilter { sample: 4, ..CaptureFilter::ALL }, &dropped));
         assert!(chosen(&CaptureFilter { sample: 5, ..CaptureFilter::ALL }, &dropped));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_frame_can_be_asked_for(
+            mut bytes in proptest::collection::vec(proptest::arbitrary::any::<u8>(), 0..160),
+            kind in 0..4_usize,
+            port: u16,
+            protocol: u8,
+        ) {
+            if let Some(place) = bytes.get_mut(12..14) {
+                place.copy_from_slice(&[[8, 0], [0x86, 0xdd], [0x81, 0], [8, 6]][kind]);
+            }
+            let frame = Bytes(bytes);
+            let filter = CaptureFilter { port, protocol, ..CaptureFilter::ALL };
+            let asked = wants(&filter, &frame, &FORWARDED, 0);
+            // What asks for less lets pass no less.
+            let of_protocol = CaptureFilter { protocol, ..CaptureFilter::ALL };
+            proptest::prop_assert!(!asked || wants(&of_protocol, &frame, &FORWARDED, 0));
+            proptest::prop_assert!(wants(&CaptureFilter::ALL, &frame, &FORWARDED, 0));
+        }
+    }
 }

@@ -169,10 +169,10 @@ fn ack_out_of_nowhere(lab: &mut Lab) -> Result<()> {
 /// A real connection, into which somebody puts a segment from a gigabyte further on.
 fn far_outside_the_window(lab: &mut Lab) -> Result<()> {
     let listener =
-        lab.space("wan").enter(|| Ok(TcpListener::bind((OUTSIDE, 8080)).context("listen")?))?;
+        lab.space("wan").enter(|| TcpListener::bind((OUTSIDE, 8080)).context("listen"))?;
     let mut stream = lab.space("lan").enter(|| {
         let address = (OUTSIDE, 8080).into();
-        Ok(TcpStream::connect_timeout(&address, Duration::from_secs(5)).context("connect")?)
+        TcpStream::connect_timeout(&address, Duration::from_secs(5)).context("connect")
     })?;
     let _accepted = listener.accept()?;
     stream.write_all(b"hello")?;
@@ -304,8 +304,7 @@ fn syn_while_cookies_are_asked_for(lab: &mut Lab) -> Result<()> {
 /// A real stack is asked for its proof, and gives it.
 fn proof_of_a_source(lab: &mut Lab) -> Result<()> {
     lab.configure(&[ALWAYS])?;
-    let listener =
-        lab.space("lan").enter(|| Ok(TcpListener::bind((HOST, 2222)).context("listen")?))?;
+    let listener = lab.space("lan").enter(|| TcpListener::bind((HOST, 2222)).context("listen"))?;
     let connected = lab.space("wan").enter(|| {
         let address = (WAN, 2222).into();
         Ok(TcpStream::connect_timeout(&address, Duration::from_secs(5)))
