@@ -13,7 +13,10 @@ use crate::{
     flow::{end, find4, find6},
     frame::{Frame, IPV4, IPV6 as ETHERTYPE_IPV6, L3, L4},
     nat::Exit,
-    open::{IPV6, dhcp_client_keys, is_dhcp_request, is_group, is_group6, service_of},
+    open::{
+        IPV6, dhcp_client_keys, dhcp6_client_key, is_dhcp_request, is_dhcp6_request, is_group,
+        is_group6, service_of,
+    },
     packet::{Fragment, Packet, tcp},
     packet6::Packet6,
     tables::mapped,
@@ -233,23 +236,14 @@ fn depart6<'a, T: Tables, F: Frame>(
         return SENT;
     };
     let packet = tables.settled(&packet);
-    if is_group6(&packet.destination)
-        || matches!(packet.fragment, Fragment::Later)
-        || !begins(packet.kind, packet.protocol, packet.source_port, packet.tcp_flags, zone)
-    {
-        return SENT;
-    }
     let Some(candidate) = tables.candidate() else {
         return SENT;
     };
-    let (source_port, destination_port) = packet.asked_ports();
     candidate.facts.set(IPV6);
     candidate.flags.set(FROM_ROUTER);
     candidate.to.set(to);
     candidate.unruled();
-    candidate.source.set(packet.source);
-    candidate.destination.set(packet.destination);
-    candidate.key.set(FlowKey {
+    let key = FlowKey {
         source: 0,
         destination: 0,
         source_port: packet.source_port,
@@ -257,7 +251,30 @@ fn depart6<'a, T: Tables, F: Frame>(
         protocol: packet.protocol,
         zone: ROUTER,
         reserved: 0,
-    });
+    };
+    if is_dhcp6_request(packet.protocol, packet.source_port, packet.destination_port) {
+        let request = dhcp6_client_key(departure.interface, to);
+        if let Some(config) = tables.config()
+            && let Some(flow) = find6(tables, config, &request)
+        {
+            flow.count(1, departure.length, tables.now());
+            return SENT;
+        }
+        candidate.source.set(request.source);
+        candidate.destination.set(request.destination);
+        candidate.key.set(key);
+        return Verdict::Next(Stage::Create6);
+    }
+    if is_group6(&packet.destination)
+        || matches!(packet.fragment, Fragment::Later)
+        || !begins(packet.kind, packet.protocol, packet.source_port, packet.tcp_flags, zone)
+    {
+        return SENT;
+    }
+    let (source_port, destination_port) = packet.asked_ports();
+    candidate.source.set(packet.source);
+    candidate.destination.set(packet.destination);
+    candidate.key.set(key);
     candidate.asked.set([source_port, destination_port]);
     Verdict::Next(Stage::Create6)
 }

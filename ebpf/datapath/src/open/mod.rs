@@ -20,7 +20,9 @@ use crate::{Frame, Kind, packet::tcp};
 pub(crate) use candidate::IPV6;
 pub use candidate::{Candidate, CandidateTables};
 pub use create::{create4, create6};
-pub(crate) use router::{dhcp_client_keys, is_dhcp_request, service_of};
+pub(crate) use router::{
+    dhcp_client_keys, dhcp6_client_key, is_dhcp_request, is_dhcp6_request, service_of,
+};
 pub use rule::rule;
 pub(crate) use v4::is_group;
 pub use v4::open4;

@@ -1,7 +1,7 @@
 //! The router's own services, and its DHCP client.
 
 use portcullis_datapath_abi::{
-    FlowKey,
+    FlowKey, FlowKey6,
     flow::{ICMP, ICMPV6, TCP, UDP},
     policy::{self, ROUTER},
 };
@@ -51,6 +51,31 @@ pub(crate) fn dhcp_client_keys(interface: u32, zone: u8) -> (FlowKey, FlowKey) {
         reserved: 0,
     };
     (request, reply)
+}
+
+const DHCP6_CLIENT: u16 = 546_u16.to_be();
+const DHCP6_SERVER: u16 = 547_u16.to_be();
+
+/// The same for DHCPv6 (RFC 8415 section 7.2), whose requests go to a group: packets of the client as
+/// they leave.
+#[inline(always)]
+pub(crate) fn dhcp6_client_key(interface: u32, zone: u8) -> FlowKey6 {
+    FlowKey6 {
+        source: [interface, 0, 0, 0],
+        destination: [0; 4],
+        source_port: DHCP6_CLIENT,
+        destination_port: DHCP6_SERVER,
+        protocol: UDP,
+        zone: ROUTER,
+        peer_zone: zone,
+        reserved: 0,
+    }
+}
+
+/// Whether a packet is a request of a DHCPv6 client.
+#[inline(always)]
+pub(crate) fn is_dhcp6_request(protocol: u8, source_port: u16, destination_port: u16) -> bool {
+    protocol == UDP && source_port == DHCP6_CLIENT && destination_port == DHCP6_SERVER
 }
 
 /// Whether a packet is a request of a DHCP client.

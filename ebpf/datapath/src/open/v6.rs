@@ -4,11 +4,12 @@ use portcullis_datapath_abi::{Counter, FlowKey, flow::TO_ROUTER, policy::ROUTER}
 
 use super::{
     candidate::{Candidate, IPV6, RESOLVED, SERVICE},
-    flood_class, is_reset, link_source, opens, service_of,
+    dhcp6_client_key, flood_class, is_dhcp6_request, is_reset, link_source, opens, service_of,
 };
 use crate::{
     Arrival, Cast, Kind, NextHop, RouteQuery, Stage, Tables, Verdict,
     classify::has_rules,
+    flow::find6,
     frame::Frame,
     guard::{Admission, Visitor, admit, asks_proof},
     known::wire_length,
@@ -47,7 +48,7 @@ pub fn open6<'a, T: Tables, F: Frame>(tables: &'a T, frame: &F, arrival: &Arriva
         return neighbourhood(tables, packet, from, link);
     }
     if group || link || tables.is_local6(&packet.destination) {
-        return to_router(tables, frame, packet, (from, group, link));
+        return to_router(tables, frame, packet, arrival.interface, (from, group, link));
     }
     if !may_be_end(&packet.source)
         || !may_be_end(&packet.destination)
@@ -153,6 +154,7 @@ fn to_router<'a, T: Tables, F: Frame>(
     tables: &'a T,
     frame: &F,
     packet: &Packet6,
+    interface: u32,
     (from, group, link): (u8, bool, bool),
 ) -> Verdict<'a> {
     let refused = |reason| Verdict::Drop(Drop::between(reason, from, ROUTER));
@@ -162,6 +164,18 @@ fn to_router<'a, T: Tables, F: Frame>(
     let source = may_be_end(&packet.source) && (link || !is_link_local(&packet.source));
     if !source || tables.is_local6(&packet.source) {
         return refused(Counter::DropMartian);
+    }
+    // The answer that a DHCPv6 client of the router waits for: to its link-local address, from that
+    // of a server or relay (RFC 8415 section 18.2).
+    if link && is_dhcp6_request(packet.protocol, packet.destination_port, packet.source_port) {
+        let reply = dhcp6_client_key(interface, from).reverse();
+        return match tables.config().and_then(|config| find6(tables, config, &reply)) {
+            Some(flow) => {
+                flow.count(1, u32::from(packet.length), tables.now());
+                Verdict::Kernel(Counter::RouterFlow)
+            }
+            None => refused(Counter::DropPolicy),
+        };
     }
     let service = service_of(packet.protocol, packet.kind, packet.destination_port);
     let reachable =

@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use portcullis_datapath::{
-    Arrival, Route, Verdict,
+    Arrival, Departure, Route, Verdict,
     simulation::{Bytes, Simulation},
 };
 
@@ -284,4 +284,36 @@ fn xdp_leaves_to_tcx_what_it_cannot_finish_and_counts_nothing() {
     assert!(matches!(router.arrive(&frame, &by_tcx), Verdict::Forward(..)));
     assert!(matches!(router.arrive(&frame, &arrival), Verdict::Forward(..)));
     assert_eq!(packets(&router), 2);
+}
+
+#[test]
+fn the_dhcpv6_client_is_answered_where_it_asked() {
+    let router = router6();
+    let us = "fe80::2";
+    let request = plain(us, "ff02::1:2", 1, 17, &udp(546, 547, b"solicit"));
+    let answer = plain("fe80::9", us, 64, 17, &udp(547, 546, b"advertise"));
+    assert_eq!(pass6(&router, WAN, &answer), Err("drop.policy".to_owned()));
+    for _ in 0..2 {
+        let frame = ethernet6(&request);
+        let length = request.len() as u32;
+        let leaving = Departure { interface: WAN, forwarded: false, length, segments: 1 };
+        assert!(matches!(router.leave(&frame, &leaving), Verdict::Kernel(_)));
+        assert_eq!(pass6(&router, WAN, &answer), Err("router.flow".to_owned()));
+    }
+    assert_eq!(pass6(&router, LAN, &answer), Err("drop.policy".to_owned()), "only there");
+    assert_eq!(router.flows.live().values().map(|flow| flow.packets).collect::<Vec<_>>(), [[2, 2]]);
+}
+
+#[test]
+fn the_routers_own_flows_are_answered() {
+    let router = router6();
+    let answer = plain(SERVER6, ROUTER6, 64, 17, &udp(123, 123, b"noon"));
+    assert_eq!(pass6(&router, WAN, &answer), Err("drop.policy".to_owned()));
+    let request = plain(ROUTER6, SERVER6, 64, 17, &udp(123, 123, b"time?"));
+    let length = request.len() as u32;
+    let leaving = Departure { interface: WAN, forwarded: false, length, segments: 1 };
+    assert!(matches!(router.leave(&ethernet6(&request), &leaving), Verdict::Kernel(_)));
+    assert_eq!(pass6(&router, WAN, &answer), Err("router.flow".to_owned()));
+    let error = |quoted: &[u8]| plain(HOP6, ROUTER6, 64, 58, &icmp_error(1, 4, quoted));
+    assert_eq!(pass6(&router, WAN, &error(&request)), Err("router.icmp-error".to_owned()));
 }
