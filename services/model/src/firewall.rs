@@ -208,8 +208,9 @@ pub enum Action {
     Allow,
     /// It is dropped without an answer.
     Deny,
-    /// It is dropped and the sender told: by a TCP reset, or an ICMP error "administratively
-    /// prohibited" (RFC 1812 section 5.2.7.1, RFC 4443 section 3.1).
+    /// It is dropped and the sender told: by a TCP reset, for UDP by the ICMP error "port
+    /// unreachable", for others by "administratively prohibited" (RFC 1812 section 5.2.7.1, RFC 4443
+    /// section 3.1).
     Reject,
 }
 
