@@ -307,7 +307,7 @@ fn what_is_rejected_fails_at_once() -> Result<()> {
 
 #[test]
 fn errors_are_whole_also_where_the_device_computes_no_checksums() -> Result<()> {
-    let mut site = Site::new(REJECT)?;
+    let site = Site::new(REJECT)?;
     // Senders leave checksums to their device; ours completes none, so the kernel does it in what we
     // send, and the receiver compares.
     site.router.run("ethtool -K eth1 tx off")?;
