@@ -19,9 +19,9 @@ use super::NatTables;
 use crate::flow::Index;
 
 /// Ports tried for a mapping before it is refused.
-const ATTEMPTS: u32 = 16;
+const ATTEMPTS: u32 = 8;
 /// Of these, how many are tried among the well-known ports for a port that is one.
-const LOW_ATTEMPTS: u32 = 8;
+const LOW_ATTEMPTS: u32 = 4;
 /// First port that is not well-known (RFC 6335 section 6).
 const HIGH: u16 = 1024;
 

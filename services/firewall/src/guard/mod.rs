@@ -67,12 +67,16 @@ pub fn compile(
         Some(zones) => mask(&|name| zones.contains(name)),
         None => mask(&|name| zone(name).is_some_and(|zone| zone.masquerade)),
     };
+    let bogons_refused =
+        |name: &str| part.firewall.zones.get(name).is_some_and(|zone| zone.bogons);
     let sources = Sources {
         blocked: sets.addresses(&protection.blocklist).prefixes().collect(),
         exempt: sets.addresses(&protection.exempt).prefixes().collect(),
         bogons: bogon_zones != 0,
         own: interfaces
             .iter()
+            // A source of the LAN that comes from outside is forged.
+            .filter(|status| bogons_refused(&status.zone))
             .flat_map(|status| &status.addresses)
             .filter_map(|text| text.parse::<IpNet>().ok())
             // Every link has this one; it says nothing about where the router is.
@@ -145,6 +149,7 @@ mod tests {
         let ask = |address: &str| trie.flags_of(address.parse().expect("an address"));
         assert_eq!(ask("100.64.3.1"), 0, "the provider's own router is a neighbour");
         assert_eq!(ask("100.127.0.1"), BOGON);
+        assert_eq!(ask("192.168.77.100"), BOGON, "a host of the LAN does not come from outside");
         assert_eq!(ask("fe80::2"), BOGON);
     }
 

@@ -8,6 +8,7 @@ mod integrity;
 mod lease;
 mod names;
 mod path;
+mod policy;
 mod reboot;
 mod reproducible;
 mod restart;
@@ -55,6 +56,8 @@ pub fn all(long: bool) -> Vec<Story> {
         Story::shared("killed-service-comes-back-and-no-flow-is-lost", restart::each_service),
         Story::shared("flows-survive-the-firewall-service", restart::firewall_keeps_flows),
         Story::shared("config-apply-changes-only-what-changed", apply::at_run_time),
+        Story::shared("policy-holds-on-ebpf", policy::on_ebpf),
+        Story::shared("policy-holds-on-nftables", policy::on_nftables),
         Story::own("reboot-keeps-leases", reboot::keeps_leases),
         Story::own("power-cut-keeps-leases", reboot::power_cut_keeps_leases),
         Story::own("first-boot-takes-config-from-volume", config_volume::is_taken),
