@@ -41,8 +41,15 @@ fn one(router: &Simulation, interface: u8, bytes: &[u8]) {
     let verdict = if interface & 128 == 0 {
         let cast = if interface & 64 == 0 { Cast::Host } else { Cast::Group };
         let hook = if interface & 32 == 0 { Hook::Tcx } else { Hook::Xdp };
-        let arrival =
-            Arrival { interface: index, cast, hook, length, segments: 1, segment_size: 0, ends: None };
+        let arrival = Arrival {
+            interface: index,
+            cast,
+            hook,
+            length,
+            segments: 1,
+            segment_size: 0,
+            ends: None,
+        };
         router.arrive(&frame, &arrival)
     } else {
         let forwarded = interface & 64 != 0;
@@ -71,7 +78,8 @@ fn router() -> Simulation {
     router.zones.insert(1, Zone { services: 15, ..Zone::default() });
     router.zones.insert(2, Zone { flags: policy::MASQUERADE, ..Zone::default() });
     router.policy.allow(1, 2);
-    let route = |egress, next_hop| Route { egress, mtu: 1500, resolved: true, macs: [0; 3], next_hop };
+    let route =
+        |egress, next_hop| Route { egress, mtu: 1500, resolved: true, macs: [0; 3], next_hop };
     let [a, b, c, _] = mapped(0);
     router.routes.insert(([a, b, c], [192, 168, 77]), route(1, mapped(1)));
     router.default_route = Some(route(2, mapped(1)));

@@ -233,9 +233,7 @@ fn key6<F: Frame>(frame: &F, packet: &Packet6, zone: u8) -> Option<FlowKey6> {
         }
         _ => (0, 0),
     };
-    if source != packet.destination
-        || chain.offset + 8 > u32::from(packet.length) + L3 as u32
-    {
+    if source != packet.destination || chain.offset + 8 > u32::from(packet.length) + L3 as u32 {
         return None;
     }
     Some(FlowKey6 {

@@ -12,8 +12,8 @@ use portcullis_datapath_abi::{
 
 use crate::{
     FlowRef, Hop, Kind, Stage, Tables, Verdict,
-    fragments::Ends,
     flow::{find4_words, find6_words},
+    fragments::Ends,
     frame::{Frame, Head, IPV4, IPV6, L3, L4, L4_V6},
     packet::tcp,
     tcp::{Judgement, Segment, track_established},
@@ -163,6 +163,9 @@ fn entry4<'a, T: Tables, F: Frame>(
             let Some(head) = frame.head::<TCP4>() else {
                 return exit(Stage::Flow4);
             };
+            if length < 40 {
+                return exit(Stage::Flow4);
+            }
             let Some(segment) = Plain::<_, L4>(head).segment(length - 20) else {
                 return exit(Stage::Flow4);
             };
@@ -301,12 +304,7 @@ impl Known<'_> {
     /// `None` if the flow leaves by another interface, by a next hop that is current, and the packet
     /// fits there; else who decides. `headers`: bytes before the payload of each segment.
     #[inline(always)]
-    fn stays<'a>(
-        &self,
-        flow: FlowRef<'_>,
-        headers: u32,
-        rest: Stage,
-    ) -> Option<Verdict<'a>> {
+    fn stays<'a>(&self, flow: FlowRef<'_>, headers: u32, rest: Stage) -> Option<Verdict<'a>> {
         if flow.flags() & (TO_ROUTER | FROM_ROUTER) != 0 {
             return Some(exit(rest));
         }
@@ -343,8 +341,7 @@ impl Known<'_> {
             transport: transport as u16,
             mss: 0,
         };
-        let hop =
-            Hop { egress: flow.egress(), link: flow.link(), cached: true, next_hop: [0; 4] };
+        let hop = Hop { egress: flow.egress(), link: flow.link(), cached: true, next_hop: [0; 4] };
         Verdict::Forward(Counter::Forwarded, edit, hop)
     }
 }

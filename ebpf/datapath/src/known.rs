@@ -108,11 +108,7 @@ impl Packet6 {
 
 /// Stage [`Stage::Flow4`].
 #[inline(always)]
-pub fn flow4<'a, T: Tables, F: Frame>(
-    tables: &'a T,
-    frame: &F,
-    arrival: &Arrival,
-) -> Verdict<'a> {
+pub fn flow4<'a, T: Tables, F: Frame>(tables: &'a T, frame: &F, arrival: &Arrival) -> Verdict<'a> {
     let (Some(config), Some(interface)) = (tables.config(), tables.interface(arrival.interface))
     else {
         return Verdict::Drop(Drop::from(Counter::DropInterface, Drop::UNKNOWN));
@@ -143,11 +139,7 @@ pub fn flow4<'a, T: Tables, F: Frame>(
 
 /// Stage [`Stage::Flow6`].
 #[inline(always)]
-pub fn flow6<'a, T: Tables, F: Frame>(
-    tables: &'a T,
-    frame: &F,
-    arrival: &Arrival,
-) -> Verdict<'a> {
+pub fn flow6<'a, T: Tables, F: Frame>(tables: &'a T, frame: &F, arrival: &Arrival) -> Verdict<'a> {
     let (Some(config), Some(interface)) = (tables.config(), tables.interface(arrival.interface))
     else {
         return Verdict::Drop(Drop::from(Counter::DropInterface, Drop::UNKNOWN));

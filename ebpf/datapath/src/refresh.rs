@@ -1,10 +1,7 @@
 //! Packets of known flows whose next hop must be looked up: nothing is cached yet, or a route or
 //! neighbour has changed since.
 
-use portcullis_datapath_abi::{
-    Config, Counter, Interface,
-    flow::TRANSLATED,
-};
+use portcullis_datapath_abi::{Config, Counter, Interface, flow::TRANSLATED};
 
 use crate::{
     Arrival, FlowRef, Hop, RouteQuery, Stage, Tables, Verdict,

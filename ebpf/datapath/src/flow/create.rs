@@ -119,10 +119,8 @@ pub(crate) fn create6<T: FlowTables>(
         (&raw mut (*record.as_ptr()).ends).cast::<FlowKey6>().write(*new.key);
         (*record.as_ptr()).flags |= IPV6;
     }
-    let hashes = [
-        hash40(config.seed, new.key.words()),
-        hash40(config.seed, new.key.reverse().words()),
-    ];
+    let hashes =
+        [hash40(config.seed, new.key.words()), hash40(config.seed, new.key.reverse().words())];
     publish(tables, config, number, hashes)
 }
 

@@ -127,7 +127,9 @@ impl<'a> FlowRef<'a> {
     #[inline(always)]
     pub fn side(self) -> *mut Side {
         // SAFETY: both sides are in the record.
-        unsafe { (&raw mut (*self.record.as_ptr()).sides).cast::<Side>().add(self.direction as usize) }
+        unsafe {
+            (&raw mut (*self.record.as_ptr()).sides).cast::<Side>().add(self.direction as usize)
+        }
     }
 
     /// Both sides, for the tracking of TCP: the sender's, the receiver's.

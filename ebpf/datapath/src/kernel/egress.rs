@@ -7,7 +7,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use portcullis_datapath::{
-    Departure, Drop, L3, L4_V6, Tables, Verdict, create4, create6, depart, egress, rewrite, telemetry,
+    Departure, Drop, L3, L4_V6, Tables, Verdict, create4, create6, depart, egress, rewrite,
+    telemetry,
 };
 use portcullis_datapath_abi::{
     Counter, FORWARD_MARK,

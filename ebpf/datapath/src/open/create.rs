@@ -1,9 +1,6 @@
 //! Making the flow of a first packet that the policy lets pass.
 
-use portcullis_datapath_abi::{
-    Config, Counter, FlowKey, classifier,
-    flow::NO_MAPPING,
-};
+use portcullis_datapath_abi::{Config, Counter, FlowKey, classifier, flow::NO_MAPPING};
 
 use super::candidate::{Candidate, RESOLVED};
 use crate::{

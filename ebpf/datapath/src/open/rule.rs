@@ -68,9 +68,7 @@ fn refusal<'a>(ruling: &Ruling, from: u8, to: u8) -> Option<Verdict<'a>> {
     match ruling.action {
         Action::Allow => None,
         Action::Deny => Some(Verdict::Drop(drop)),
-        Action::Reject => {
-            Some(Verdict::Answer(Answer { drop, kind: AnswerKind::Refused, mtu: 0 }))
-        }
+        Action::Reject => Some(Verdict::Answer(Answer { drop, kind: AnswerKind::Refused, mtu: 0 })),
     }
 }
 
@@ -82,9 +80,7 @@ fn unfit<'a, T: Tables>(
     question: &Question<'_>,
 ) -> Option<Verdict<'a>> {
     let (from, to) = (question.from, question.to);
-    if question.protocol == TCP
-        && must_prove(tables, from, question.source, tables.now())
-    {
+    if question.protocol == TCP && must_prove(tables, from, question.source, tables.now()) {
         return Some(Verdict::Next(Stage::Challenge));
     }
     if candidate.flags.get() & TO_ROUTER != 0 {

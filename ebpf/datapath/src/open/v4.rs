@@ -25,11 +25,7 @@ use crate::{
 
 /// Stage [`Stage::Open4`].
 #[inline(always)]
-pub fn open4<'a, T: Tables, F: Frame>(
-    tables: &'a T,
-    frame: &F,
-    arrival: &Arrival,
-) -> Verdict<'a> {
+pub fn open4<'a, T: Tables, F: Frame>(tables: &'a T, frame: &F, arrival: &Arrival) -> Verdict<'a> {
     let (Some(config), Some(interface)) = (tables.config(), tables.interface(arrival.interface))
     else {
         return Verdict::Drop(Drop::from(Counter::DropInterface, Drop::UNKNOWN));

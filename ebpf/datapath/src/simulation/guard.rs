@@ -76,7 +76,8 @@ impl GuardTables for Simulation {
     fn make_cookie(&self, connection: &Connection<'_>) -> Option<u32> {
         // Any function of the connection will do here; the kernel's is a keyed hash.
         let words = connection.source.iter().chain(connection.destination);
-        let ports = u32::from(connection.source_port) << 16 | u32::from(connection.destination_port);
+        let ports =
+            u32::from(connection.source_port) << 16 | u32::from(connection.destination_port);
         Some(words.fold(ports, |hash, word| (hash ^ word).wrapping_mul(0x9e37_79b1)))
     }
 

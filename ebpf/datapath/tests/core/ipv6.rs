@@ -198,17 +198,13 @@ fn discovery_stays_on_its_link() {
 #[test]
 fn errors_come_in_about_flows_only() {
     let router = router6();
-    for (protocol, transport) in [
-        (17, udp(4000, 53, b"query")),
-        (6, tcp(4000, 80, SYN, b"")),
-        (58, echo(128, 77, b"ping")),
-    ] {
+    for (protocol, transport) in
+        [(17, udp(4000, 53, b"query")), (6, tcp(4000, 80, SYN, b"")), (58, echo(128, 77, b"ping"))]
+    {
         let sent = plain(HOST6, SERVER6, 64, protocol, &transport);
         // Packet too big, time exceeded, unreachable (RFC 4890 section 4.3.1).
         for kind in [2, 3, 1] {
-            let error = |quoted: &[u8]| {
-                plain(HOP6, HOST6, 64, 58, &icmp_error(kind, 0, quoted))
-            };
+            let error = |quoted: &[u8]| plain(HOP6, HOST6, 64, 58, &icmp_error(kind, 0, quoted));
             if router.flows6().iter().all(|flow| flow.protocol != protocol) {
                 assert_eq!(pass6(&router, WAN, &error(&sent)), Err("drop.icmp".to_owned()));
                 pass6(&router, LAN, &sent).unwrap();
@@ -274,7 +270,8 @@ fn xdp_leaves_to_tcx_what_it_cannot_finish_and_counts_nothing() {
     let arrival = Arrival { hook: portcullis_datapath::Hook::Xdp, ..arrival(LAN, &frame) };
     // Its flow is made, but the way out is not one for XDP.
     assert!(matches!(router.arrive(&frame, &arrival), Verdict::Defer));
-    let packets = |router: &Simulation| router.flows.live().values().map(|flow| flow.packets[0]).sum::<u64>();
+    let packets =
+        |router: &Simulation| router.flows.live().values().map(|flow| flow.packets[0]).sum::<u64>();
     assert_eq!((router.flows6().len(), packets(&router)), (1, 0));
     router.interfaces.get_mut(&WAN).unwrap().flags = portcullis_datapath_abi::policy::XDP_TRANSMIT;
     assert!(matches!(router.arrive(&frame, &arrival), Verdict::Defer), "the cache says no");

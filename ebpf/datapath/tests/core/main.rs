@@ -267,10 +267,7 @@ fn what_the_router_sends_is_let_back_in_and_what_the_kernel_forwards_is_not_let_
     ));
     let answer = datagram(SERVER, OUTSIDE, 17, 64, &udp(123, 123, b"noon"));
     assert_eq!(pass(&router, WAN, &answer), Err("drop.policy".to_owned()));
-    assert!(matches!(
-        router.leave(&frame, &leaving(false)),
-        Verdict::Kernel(Counter::RouterSent)
-    ));
+    assert!(matches!(router.leave(&frame, &leaving(false)), Verdict::Kernel(Counter::RouterSent)));
     assert_eq!(pass(&router, WAN, &answer), Err("router.flow".to_owned()));
 }
 

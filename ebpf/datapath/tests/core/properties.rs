@@ -140,8 +140,10 @@ proptest! {
 
 /// A good frame.
 fn sample(which: usize) -> Bytes {
-    let six = |protocol, transport: &[u8]| ethernet6(&plain(HOST6, SERVER6, 64, protocol, transport));
-    let four = |protocol, transport: &[u8]| ethernet(&datagram(HOST, SERVER, protocol, 64, transport));
+    let six =
+        |protocol, transport: &[u8]| ethernet6(&plain(HOST6, SERVER6, 64, protocol, transport));
+    let four =
+        |protocol, transport: &[u8]| ethernet(&datagram(HOST, SERVER, protocol, 64, transport));
     match which {
         0 => four(17, &udp(4000, 53, b"query")),
         1 => four(6, &tcp(4000, 80, 2, b"")),

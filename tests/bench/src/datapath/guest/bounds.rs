@@ -27,6 +27,8 @@ struct Ratio {
     ours: Mode,
     peer: Mode,
     at_least: Option<f64>,
+    /// What it shall come to one day, where that is not reached: `at_least` is then what is.
+    wanted: Option<f64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -36,6 +38,8 @@ struct Growth {
     from: String,
     to: String,
     at_most_percent: f64,
+    /// As in [`Ratio`].
+    wanted: Option<f64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -68,14 +72,16 @@ impl Bounds {
                 .with_context(|| format!("the guest did not measure {} in `{scene}`", mode.name()))
         };
         let mut rows = Vec::new();
-        for Ratio { scene, ours, peer, at_least } in &self.ratio {
-            let row =
-                Row::figure(&format!("{}: {scene}", ours.short()), "insn", find(scene, *ours)?);
+        for Ratio { scene, ours, peer, at_least, wanted } in &self.ratio {
+            let wanted = wanted.map(|ratio| format!(" (wanted: {ratio}x)")).unwrap_or_default();
+            let name = format!("{}: {scene}{wanted}", ours.short());
+            let row = Row::figure(&name, "insn", find(scene, *ours)?);
             rows.push(row.against(peer.name(), find(scene, *peer)?, *at_least));
         }
-        for Growth { ours, from, to, at_most_percent } in &self.growth {
+        for Growth { ours, from, to, at_most_percent, wanted } in &self.growth {
             let percent = (find(to, *ours)? / find(from, *ours)? - 1.0) * 100.0;
-            let name = format!("{}: {to}, more than with {from}", ours.short());
+            let wanted = wanted.map(|most| format!(" (wanted: {most} %)")).unwrap_or_default();
+            let name = format!("{}: {to}, more than with {from}{wanted}", ours.short());
             rows.push(Row::at_most(&name, "%", percent, *at_most_percent));
         }
         for Ceiling { scene, ours, at_most } in &self.ceiling {
