@@ -1,5 +1,11 @@
 //! Early drop: who is refused before the policy is asked, and how a source proves that it exists.
-#![allow(clippy::indexing_slicing, reason = "an index out of bounds fails the test, as it should")]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what is not as expected fails the test, as it should"
+)]
 
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use portcullis_datapath::{
@@ -242,8 +248,8 @@ fn asked(router: &Simulation, frame: &Bytes) -> u32 {
 fn under_attack_a_source_proves_itself_and_connects() {
     for family in [4, 6] {
         let router = router(Guard { cookie_zones: OPEN_WAN, ..Guard::default() });
-        let (ask, prove): (fn(u16) -> Bytes, fn(u16, u32) -> Bytes) =
-            if family == 4 { (syn, reset) } else { (syn6, reset6) };
+        let ask: fn(u16) -> Bytes = if family == 4 { syn } else { syn6 };
+        let prove: fn(u16, u32) -> Bytes = if family == 4 { reset } else { reset6 };
         assert_eq!(fate(&router, &ask(1000)), Some(Counter::DropUnproven));
         assert_eq!(router.flows.in_use(), 0, "nothing is kept of it");
         let cookie = asked(&router, &ask(1000));

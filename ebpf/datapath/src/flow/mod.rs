@@ -65,6 +65,10 @@ macro_rules! side_fields {
     )* };
 }
 
+#[allow(
+    clippy::misnamed_getters,
+    reason = "a packet leaves from where packets of the other direction go to"
+)]
 impl<'a> FlowRef<'a> {
     /// Wraps record `number` of a table, for packets of `direction` (0 is the initiator's).
     ///

@@ -1,5 +1,9 @@
 //! The packet core on the host: what it decides and what it does to packets.
-#![allow(clippy::indexing_slicing, reason = "an index out of bounds fails the test, as it should")]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "what is not as expected fails the test, as it should"
+)]
 
 mod frames;
 mod ipv6;

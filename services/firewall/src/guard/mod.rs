@@ -67,8 +67,7 @@ pub fn compile(
         Some(zones) => mask(&|name| zones.contains(name)),
         None => mask(&|name| zone(name).is_some_and(|zone| zone.masquerade)),
     };
-    let bogons_refused =
-        |name: &str| part.firewall.zones.get(name).is_some_and(|zone| zone.bogons);
+    let bogons_refused = |name: &str| part.firewall.zones.get(name).is_some_and(|zone| zone.bogons);
     let sources = Sources {
         blocked: sets.addresses(&protection.blocklist).prefixes().collect(),
         exempt: sets.addresses(&protection.exempt).prefixes().collect(),
