@@ -3,14 +3,14 @@
 //! host, where it is tested and fuzzed without a kernel.
 //!
 //! The way of a packet:
-//! 1. [`ingress`]: a packet of a known flow has its answer here.
+//! 1. `ingress`: a packet of a known flow has its answer here.
 //! 2. Everything rarer is a [`Stage`] of its own: more about known flows ([`flow4`], [`flow6`]), ICMP
-//!    errors ([`icmp_error`]), fragments ([`fragment4`], [`fragment6`]), first packets ([`open4`], [`open6`]), which
+//!    errors (`icmp_error`), fragments ([`fragment4`], [`fragment6`]), first packets ([`open4`], [`open6`]), which
 //!    ask the policy, translate, make the flow and let the packet start over.
 //! 3. The [`Verdict`] says where it goes. Nothing has been changed so far.
 //! 4. [`rewrite`] changes the packet. No lookup follows it.
 //!
-//! The router's own packets pass [`egress`] and [`depart`] when they leave.
+//! The router's own packets pass `egress` and [`depart`] when they leave.
 
 #![cfg_attr(not(feature = "simulation"), no_std)]
 

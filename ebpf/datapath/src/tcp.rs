@@ -6,7 +6,7 @@
 //! older than a window, and if it acknowledges nothing that was not sent and nothing older than a
 //! window. SYN, FIN and RST count only then (RFC 5961 section 3: a blind RST does nothing).
 //!
-//! [`track`] is a few compares for an established connection; all else is in [`control`], a function
+//! [`track`] is a few compares for an established connection; all else is in `control`, a function
 //! of its own. Each field of a [`Side`] is written by packets of one direction only (`max_end` by the
 //! other side's), so that two CPUs do not undo each other's notes; only a connection that begins
 //! anew writes both sides.

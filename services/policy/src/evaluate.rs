@@ -1,5 +1,5 @@
 //! What the rules say of a packet, by asking one after the other: slow, and easy to be sure of. The
-//! tables of [`crate::compile`] are tested against it.
+//! tables of `compile.rs` are tested against it.
 
 use std::net::IpAddr;
 

@@ -1,10 +1,10 @@
 //! Translation of IPv4 addresses: what the first packet of a flow is turned into. All further
 //! packets follow their flow.
 //!
-//! 1. [`inbound`]: the destination is an external address; a port forward, a 1:1 translation or a
+//! 1. `inbound`: the destination is an external address; a port forward, a 1:1 translation or a
 //!    mapping leads inside.
 //! 2. Route and policy, with the destination inside (not here).
-//! 3. [`outbound`]: the source on the way out, by 1:1 translation, pool or masquerade. The last two
+//! 3. `outbound`: the source on the way out, by 1:1 translation, pool or masquerade. The last two
 //!    make or use a [`portcullis_datapath_abi::Mapping`], which is endpoint-independent (RFC 4787
 //!    REQ-1).
 //!

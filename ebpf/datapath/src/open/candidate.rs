@@ -32,7 +32,7 @@ pub struct Candidate {
     pub key: Cell<FlowKey>,
     /// IPv4: where its source comes from on the way out.
     pub exit: Cell<Exit>,
-    /// The way out, if [`RESOLVED`].
+    /// The way out, if `RESOLVED`.
     pub hop: Cell<NextHop>,
     /// Length of the largest packet that leaves, in bytes.
     pub length: Cell<u32>,
@@ -48,7 +48,7 @@ pub struct Candidate {
     pub to: Cell<u8>,
     /// TTL or hop limit.
     pub ttl: Cell<u8>,
-    /// [`IPV6`] and so on.
+    /// `IPV6` and so on.
     pub facts: Cell<u8>,
     /// Flags of the record.
     pub flags: Cell<u8>,

@@ -1,7 +1,7 @@
 //! Packets of no known flow: what the policy allows opens one, and the packet starts over.
 //!
 //! 1. [`open4`], [`open6`]: who it is from and for, and the way there. They fill in the [`Candidate`].
-//! 2. [`rule`]: what the policy says.
+//! 2. `rule`: what the policy says.
 //! 3. [`create4`], [`create6`]: translation, and the flow.
 //!
 //! Each is a program of its own in the kernel, where a stack has 512 bytes.

@@ -280,7 +280,7 @@ impl FlowTable {
     }
 }
 
-/// For making a table of another size from this one; see [`super::carry_over`].
+/// For making a table of another size from this one; see `carry_over.rs`.
 impl FlowTable {
     /// Adds a flow with the mapping it uses, if it has one. `false` if there is no room, or packets
     /// have made the flow already.
