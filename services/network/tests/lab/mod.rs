@@ -181,8 +181,12 @@ impl Lab {
         self.call(async |network| network.interfaces().await)
     }
 
+    /// An interface, without the link-local IPv6 address that it makes by itself.
     pub fn interface(&self, name: &str) -> Result<InterfaceStatus> {
-        self.interfaces()?.into_iter().find(|i| i.name == name).context("no such interface")
+        let mut found =
+            self.interfaces()?.into_iter().find(|i| i.name == name).context("no such interface")?;
+        found.addresses.retain(|address| !address.starts_with("fe80:"));
+        Ok(found)
     }
 
     pub fn lease(&self) -> Result<WanLease> {
