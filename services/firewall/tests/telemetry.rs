@@ -27,7 +27,7 @@ use portcullis_netns::{Namespace, execute};
 use portcullis_peers::{FakeConfig, FakeNetwork, Router};
 
 const ROLE: &str = "PORTCULLIS_TEST_ROLE";
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(45);
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
 
 /// Rules with `log`, and two collectors on the server: one is this test, one is nfcapd.
