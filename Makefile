@@ -41,9 +41,10 @@ test-e2e: image
 	@scripts/need-root "make test"
 	$(CARGO) run --quiet --locked --package portcullis-e2e
 
-test-long: image ## What takes too long for every change: full rebuild compared, fuzzing (root)
+test-long: image ## What takes too long for every change: full rebuild compared, every size of ping, fuzzing (root)
 	@scripts/need-root "make test-long"
 	$(CARGO) run --quiet --locked --package portcullis-e2e -- --long
+	$(CARGO) test --locked --package portcullis-firewall --test path -- --ignored
 	scripts/fuzz 120
 
 fuzz: setup ## Fuzz every parser of outside data, SECONDS_EACH=60

@@ -178,10 +178,6 @@ fn publish<T: FlowTables>(
     if let Some(record) = tables.record(number) {
         // SAFETY: the record is still ours alone. Left `LIVE`, the service would take it for a flow
         // that it has to end, and hand the number back a second time.
-        unsafe { (&raw mut (*record.as_ptr()).state).write_volatile(FREE) }
-    }
-    if let Some(record) = tables.record(number) {
-        // SAFETY: the record is ours still; the index does not know it.
         unsafe { (&raw mut (*record.as_ptr()).state).write_volatile(FREE) };
     }
     tables.return_record(number);
