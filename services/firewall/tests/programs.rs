@@ -2,10 +2,6 @@
 //! to single frames. Needs root.
 #![allow(clippy::indexing_slicing, reason = "an index out of bounds fails the test, as it should")]
 
-#[allow(dead_code, reason = "the stories of `forwarding` use more of it")]
-#[path = "forwarding/site.rs"]
-mod site;
-
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
@@ -15,7 +11,7 @@ use portcullis_firewall::{
     compile::{Standing, compile},
     datapath::Hook,
 };
-use site::{LAN_HOST, SERVER, Site, WAN};
+use portcullis_site::{HOST, Plan, SERVER, Site, WAN};
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
@@ -29,7 +25,7 @@ fn frame(mac: &str, ttl: u8, destination: Ipv4Addr) -> Result<Vec<u8>> {
     }
     frame.extend([2, 0, 0, 0, 0, 9, 8, 0]);
     let mut ip = vec![0x45, 0, 0, 46, 0, 1, 0x40, 0, ttl, 17, 0, 0];
-    ip.extend(LAN_HOST.octets());
+    ip.extend(HOST.octets());
     ip.extend(destination.octets());
     let sum: u32 = ip.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
@@ -45,7 +41,7 @@ fn frame(mac: &str, ttl: u8, destination: Ipv4Addr) -> Result<Vec<u8>> {
 
 #[test]
 fn xdp_carries_established_flows_and_leaves_the_rest_to_tcx() -> Result<()> {
-    let mut site = Site::with_lan(false)?;
+    let mut site = Site::build(&Plan { bridge: false, ..Plan::default() })?;
     let interfaces = site.interfaces()?;
     let lan = interfaces.iter().find(|status| status.name == "lan").context("lan")?.clone();
     let wan = interfaces.iter().find(|status| status.name == "wan").context("wan")?.clone();
@@ -135,7 +131,7 @@ fn xdp_carries_established_flows_and_leaves_the_rest_to_tcx() -> Result<()> {
 
 #[test]
 fn the_verifier_takes_all_programs() -> Result<()> {
-    let mut site = Site::new()?;
+    let mut site = Site::new("")?;
     site.datapath.xdp()?;
     for hook in Hook::ALL {
         for (name, program) in site.datapath.programs(hook) {

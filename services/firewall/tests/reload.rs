@@ -1,10 +1,6 @@
 //! Rules are replaced under traffic: between real hosts, with every datagram counted. Needs root.
 #![allow(clippy::indexing_slicing, reason = "an index out of bounds fails the test, as it should")]
 
-#[allow(dead_code, reason = "the stories of `forwarding` use more of it")]
-#[path = "forwarding/site.rs"]
-mod site;
-
 use std::{
     net::UdpSocket,
     sync::atomic::{AtomicBool, Ordering},
@@ -17,7 +13,7 @@ use portcullis_datapath_abi::Counter;
 use portcullis_firewall::datapath::{Datapath, Sizes};
 use portcullis_model::{Document, firewall::Rule};
 use portcullis_netns::Namespace;
-use site::{SERVER, Site};
+use portcullis_site::{SERVER, Site};
 
 /// Where the datagrams go that every policy here lets pass.
 const PORT: u16 = 7000;
@@ -86,10 +82,10 @@ fn send(stop: &AtomicBool) -> Result<u32> {
 
 #[test]
 fn ten_thousand_rules_are_replaced_without_losing_a_datagram() -> Result<()> {
-    let mut site = Site::new()?;
+    let mut site = Site::new("")?;
     let sizes = Sizes { flows: 32_768, lines: 1 << 16 };
     site.reopen(sizes.flows)?;
-    site.datapath = site.router.enter(|| Ok(Datapath::with_sizes(&site.pins.0, sizes)?))?;
+    site.datapath = site.router.enter(|| Ok(Datapath::with_sizes(site.pins(), sizes)?))?;
     let sink = site.server.enter(|| Ok(UdpSocket::bind((SERVER, PORT))?))?;
     // A full buffer of the receiver would look like a loss on the way.
     socket2::SockRef::from(&sink).set_recv_buffer_size(8 << 20)?;

@@ -47,8 +47,8 @@ enum Bench {
 }
 
 fn main() -> Result<ExitCode> {
-    if datapath::guest::inside::is_init() {
-        datapath::guest::inside::main();
+    if portcullis_guest::is_init() {
+        portcullis_guest::init(datapath::guest::inside::perform);
     }
     let Arguments { bench, image, bounds, out } = Arguments::parse();
     let chosen = |one| bench == Bench::All || bench == one;

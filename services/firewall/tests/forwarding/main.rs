@@ -2,7 +2,6 @@
 //! traceroute, tcpdump, socat, iperf3, nmap, ethtool.
 #![allow(clippy::indexing_slicing, reason = "an index out of bounds fails the test, as it should")]
 
-mod site;
 mod xdp;
 
 use std::{
@@ -15,13 +14,15 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use portcullis_datapath_abi::{Counter, flow};
-use site::{LAN_HOST, PROVIDER, ROUTER, SERVER, Site, WAN};
-
-const PATIENCE: Duration = Duration::from_secs(3);
+use portcullis_site::{
+    HOST, OTHER, PATIENCE, PROVIDER, ROUTER, SERVER, Site, WAN,
+    sockets::{connect, listen, udp},
+    wait_listening,
+};
 
 #[test]
 fn ping_goes_through_with_its_first_packet() -> Result<()> {
-    let mut site = Site::new()?;
+    let mut site = Site::new("")?;
     let output = site.host.run(&format!("ping -c 3 -i 0.2 -W 2 {SERVER}"))?;
     ensure!(output.contains(" 0% packet loss"), "{output} {}", site.counters()?);
     ensure!(site.count(Counter::Forwarded)? == 6, "{}", site.counters()?);
@@ -55,11 +56,10 @@ fn exchange(stream: &mut TcpStream, text: &[u8]) -> Result<()> {
 
 #[test]
 fn tcp_is_seen_from_the_wan_address_and_carries_bulk_data_both_ways() -> Result<()> {
-    let mut site = Site::new()?;
-    let listener = site.server.enter(|| Ok(TcpListener::bind((SERVER, 7))?))?;
+    let mut site = Site::new("")?;
+    let listener = listen(&site.server, (SERVER, 7))?;
     let server = echo_tcp(listener);
-    let mut stream =
-        site.host.enter(|| Ok(TcpStream::connect_timeout(&(SERVER, 7).into(), PATIENCE)?))?;
+    let mut stream = connect(&site.host, (SERVER, 7))?;
     exchange(&mut stream, b"through the gate")?;
     let local = stream.local_addr()?;
     drop(stream);
@@ -69,7 +69,7 @@ fn tcp_is_seen_from_the_wan_address_and_carries_bulk_data_both_ways() -> Result<
 
     // Segments of up to 64 KiB with checksums left to the device: the traps of DESIGN section 8.
     let mut iperf = site.server.start("iperf3 -s -1")?;
-    Site::wait_listening(&site.server, 5201)?;
+    wait_listening(&site.server, 5201)?;
     let output = site.host.run(&format!("iperf3 -c {SERVER} -n 200M --bidir --json"))?;
     ensure!(!output.contains("\"error\""), "{output}");
     iperf.wait(PATIENCE)?;
@@ -79,21 +79,12 @@ fn tcp_is_seen_from_the_wan_address_and_carries_bulk_data_both_ways() -> Result<
 
 #[test]
 fn two_hosts_with_the_same_port_get_different_ones() -> Result<()> {
-    let site = Site::new()?;
-    site.host.address("eth0", "192.168.77.101/24")?;
-    let server = site.server.enter(|| {
-        let socket = UdpSocket::bind((SERVER, 5000))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        Ok(socket)
-    })?;
+    let site = Site::new("")?;
+    let server = udp(&site.server, (SERVER, 5000))?;
     let mut ports = Vec::new();
     let mut clients = Vec::new();
-    for address in [LAN_HOST, Ipv4Addr::new(192, 168, 77, 101)] {
-        let client = site.host.enter(|| {
-            let socket = UdpSocket::bind((address, 4000))?;
-            socket.set_read_timeout(Some(PATIENCE))?;
-            Ok(socket)
-        })?;
+    for (namespace, address) in [(&site.host, HOST), (&site.other, OTHER)] {
+        let client = udp(namespace, (address, 4000))?;
         client.send_to(address.to_string().as_bytes(), (SERVER, 5000))?;
         let mut buffer = [0; 64];
         let (length, peer) = server.recv_from(&mut buffer).context("at the server")?;
@@ -113,19 +104,11 @@ fn two_hosts_with_the_same_port_get_different_ones() -> Result<()> {
 
 #[test]
 fn the_routers_own_flows_do_not_meet_translated_ones() -> Result<()> {
-    let mut site = Site::new()?;
-    let server = site.server.enter(|| {
-        let socket = UdpSocket::bind((SERVER, 5000))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        Ok(socket)
-    })?;
+    let mut site = Site::new("")?;
+    let server = udp(&site.server, (SERVER, 5000))?;
     // The LAN host takes port 4000 of the WAN address; then the router itself uses it too.
     for (namespace, text) in [(&site.host, "host"), (&site.router, "router")] {
-        let client = namespace.enter(|| {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 4000))?;
-            socket.set_read_timeout(Some(PATIENCE))?;
-            Ok(socket)
-        })?;
+        let client = udp(namespace, (Ipv4Addr::UNSPECIFIED, 4000))?;
         client.send_to(text.as_bytes(), (SERVER, 5000))?;
         let mut buffer = [0; 64];
         let (length, peer) = server.recv_from(&mut buffer)?;
@@ -141,7 +124,7 @@ fn the_routers_own_flows_do_not_meet_translated_ones() -> Result<()> {
 
 #[test]
 fn traceroute_sees_the_router_and_the_hops_behind_it() -> Result<()> {
-    let site = Site::new()?;
+    let site = Site::new("")?;
     for method in ["", "-I ", "-T -p 80 "] {
         let output = site.host.run(&format!("traceroute -n -w 2 -q 1 {method}{SERVER}"))?;
         for (hop, address) in [(1, ROUTER), (2, PROVIDER), (3, SERVER)] {
@@ -158,7 +141,7 @@ fn traceroute_sees_the_router_and_the_hops_behind_it() -> Result<()> {
 
 #[test]
 fn icmp_errors_reach_the_sender_with_the_addresses_it_knows() -> Result<()> {
-    let mut site = Site::new()?;
+    let mut site = Site::new("")?;
     // Connected sockets get the error only if the quoted packet is theirs.
     let refused = site.host.enter(|| {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
@@ -191,7 +174,7 @@ fn icmp_errors_reach_the_sender_with_the_addresses_it_knows() -> Result<()> {
 
 #[test]
 fn packets_too_large_for_the_next_link_are_answered_by_the_router() -> Result<()> {
-    let mut site = Site::new()?;
+    let mut site = Site::new("")?;
     site.router.run("ip link set eth0 mtu 1400")?;
     site.provider.run("ip link set access mtu 1400")?;
     let output = site
@@ -205,7 +188,7 @@ fn packets_too_large_for_the_next_link_are_answered_by_the_router() -> Result<()
     ensure!(site.count(Counter::RouterAnswers)? >= 1, "{}", site.counters()?);
     // TCP in aggregated frames is told the size of its segments, too.
     let mut iperf = site.server.start("iperf3 -s -1")?;
-    Site::wait_listening(&site.server, 5201)?;
+    wait_listening(&site.server, 5201)?;
     site.host.run(&format!("iperf3 -c {SERVER} -n 20M --json"))?;
     iperf.wait(PATIENCE)?;
     ensure!(site.count(Counter::DropLeak)? == 0, "{}", site.counters()?);
@@ -214,21 +197,13 @@ fn packets_too_large_for_the_next_link_are_answered_by_the_router() -> Result<()
 
 #[test]
 fn fragments_in_order_pass_and_are_not_mangled() -> Result<()> {
-    let mut site = Site::new()?;
+    let mut site = Site::new("")?;
     for size in [1473, 2000, 8000, 65_507] {
         let output = site.host.run(&format!("ping -c 2 -i 0.2 -W 2 -s {size} {SERVER}"))?;
         ensure!(output.contains(" 0% packet loss"), "{size}: {output} {}", site.counters()?);
     }
-    let server = site.server.enter(|| {
-        let socket = UdpSocket::bind((SERVER, 5000))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        Ok(socket)
-    })?;
-    let client = site.host.enter(|| {
-        let socket = UdpSocket::bind((LAN_HOST, 4000))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        Ok(socket)
-    })?;
+    let server = udp(&site.server, (SERVER, 5000))?;
+    let client = udp(&site.host, (HOST, 4000))?;
     let sent: Vec<u8> = (0..20_000_u32).map(|number| number.to_le_bytes()[0]).collect();
     client.send_to(&sent, (SERVER, 5000))?;
     let mut buffer = vec![0; 65_535];
@@ -242,7 +217,7 @@ fn fragments_in_order_pass_and_are_not_mangled() -> Result<()> {
 
 #[test]
 fn nothing_from_the_wan_gets_in_or_an_answer() -> Result<()> {
-    let mut site = Site::new()?;
+    let mut site = Site::new("")?;
     // Services that listen on all addresses, as ours do.
     let _services = site.router.enter(|| {
         Ok((
@@ -251,7 +226,7 @@ fn nothing_from_the_wan_gets_in_or_an_answer() -> Result<()> {
             UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53))?,
         ))
     })?;
-    let _inside = site.host.enter(|| Ok(TcpListener::bind((LAN_HOST, 80))?))?;
+    let _inside = site.host.enter(|| Ok(TcpListener::bind((HOST, 80))?))?;
     site.provider.run(&format!("ip route add 192.168.77.0/24 via {WAN}"))?;
     let scan = site.provider.run(&format!(
         "nmap -n -Pn -sS -p 22,53,80,443 --max-retries 0 --host-timeout 20s {WAN}"
@@ -261,7 +236,7 @@ fn nothing_from_the_wan_gets_in_or_an_answer() -> Result<()> {
         site.provider.command("ping").args(["-c", "1", "-W", "1", &WAN.to_string()]).status()?;
     ensure!(!answers.success(), "the WAN address answers pings");
     let reached = site.provider.enter(|| {
-        Ok(TcpStream::connect_timeout(&(LAN_HOST, 80).into(), Duration::from_millis(700)).is_ok())
+        Ok(TcpStream::connect_timeout(&(HOST, 80).into(), Duration::from_millis(700)).is_ok())
     })?;
     ensure!(!reached, "a host inside was reached from outside");
     ensure!(site.count(Counter::DropPolicy)? >= 6, "{}", site.counters()?);
@@ -278,13 +253,12 @@ fn nothing_from_the_wan_gets_in_or_an_answer() -> Result<()> {
 
 #[test]
 fn the_router_itself_reaches_out() -> Result<()> {
-    let mut site = Site::new()?;
+    let mut site = Site::new("")?;
     site.router.run(&format!("ping -c 2 -i 0.2 -W 2 {SERVER}"))?;
-    site.router.run(&format!("ping -c 2 -i 0.2 -W 2 {LAN_HOST}"))?;
-    let listener = site.server.enter(|| Ok(TcpListener::bind((SERVER, 7))?))?;
+    site.router.run(&format!("ping -c 2 -i 0.2 -W 2 {HOST}"))?;
+    let listener = listen(&site.server, (SERVER, 7))?;
     let server = echo_tcp(listener);
-    let mut stream =
-        site.router.enter(|| Ok(TcpStream::connect_timeout(&(SERVER, 7).into(), PATIENCE)?))?;
+    let mut stream = connect(&site.router, (SERVER, 7))?;
     exchange(&mut stream, &[7; 100_000])?;
     drop(stream);
     server.join().map_err(|_| anyhow::anyhow!("server panicked"))??;
@@ -294,10 +268,10 @@ fn the_router_itself_reaches_out() -> Result<()> {
 
 #[test]
 fn what_the_kernel_would_forward_alone_does_not_leave() -> Result<()> {
-    let mut site = Site::new()?;
+    let mut site = Site::new("")?;
     // As if no program were on the LAN device: the kernel has a route and forwarding is on.
     let lan = site.interfaces()?.into_iter().find(|status| status.name == "lan").context("lan")?;
-    std::fs::remove_file(site.pins.0.join("links").join(format!("{}-tcx-ingress", lan.index)))?;
+    std::fs::remove_file(site.pins().join("links").join(format!("{}-tcx-ingress", lan.index)))?;
     let answered = |site: &Site, count: &str| -> Result<bool> {
         let mut ping = site.host.command("ping");
         ping.args(["-c", count, "-i", "0.2", "-W", "1", &SERVER.to_string()]);
@@ -317,11 +291,10 @@ fn what_the_kernel_would_forward_alone_does_not_leave() -> Result<()> {
 
 #[test]
 fn a_restart_of_the_service_keeps_flows_and_filter() -> Result<()> {
-    let mut site = Site::new()?;
-    let listener = site.server.enter(|| Ok(TcpListener::bind((SERVER, 7))?))?;
+    let mut site = Site::new("")?;
+    let listener = listen(&site.server, (SERVER, 7))?;
     let server = echo_tcp(listener);
-    let mut stream =
-        site.host.enter(|| Ok(TcpStream::connect_timeout(&(SERVER, 7).into(), PATIENCE)?))?;
+    let mut stream = connect(&site.host, (SERVER, 7))?;
     exchange(&mut stream, b"before")?;
     let programs = site.datapath.attachments();
     ensure!(programs.len() == 4, "{programs:?}");
@@ -341,7 +314,7 @@ fn a_restart_of_the_service_keeps_flows_and_filter() -> Result<()> {
             "the programs were replaced"
         );
     }
-    let maps = std::fs::read_dir(&site.pins.0)?
+    let maps = std::fs::read_dir(site.pins())?
         .flatten()
         .find(|entry| entry.file_name().to_string_lossy().starts_with("maps-"))
         .context("maps")?;
@@ -358,7 +331,7 @@ fn a_restart_of_the_service_keeps_flows_and_filter() -> Result<()> {
 
 #[test]
 fn flows_of_a_lost_wan_address_are_purged_at_once() -> Result<()> {
-    let mut site = Site::new()?;
+    let mut site = Site::new("")?;
     site.host.run(&format!("ping -c 1 -W 2 {SERVER}"))?;
     let (total, flows) = site.flows(10)?;
     ensure!(total == 1 && flows[0].translated_source.starts_with(&format!("{WAN}:")), "{flows:?}");
@@ -368,13 +341,13 @@ fn flows_of_a_lost_wan_address_are_purged_at_once() -> Result<()> {
 
     let new = Ipv4Addr::new(198, 51, 100, 77);
     site.router.run(&format!("ip address del {WAN}/24 dev eth0"))?;
-    site.wan = None;
+    site.wan.clear();
     ensure!(site.reconcile()? == 1);
     ensure!(site.flows(10)?.0 == 0);
 
     site.router.run(&format!("ip address add {new}/24 dev eth0"))?;
     site.router.run(&format!("ip route replace default via {PROVIDER}"))?;
-    site.wan = Some(new);
+    site.wan = vec![new];
     site.reconcile()?;
     site.host.run(&format!("ping -c 1 -W 2 {SERVER}"))?;
     let (_, flows) = site.flows(10)?;
@@ -384,7 +357,7 @@ fn flows_of_a_lost_wan_address_are_purged_at_once() -> Result<()> {
 
 #[test]
 fn old_flows_are_forgotten_and_a_full_table_refuses_new_ones_only() -> Result<()> {
-    let mut site = Site::new()?;
+    let mut site = Site::new("")?;
     site.host.run(&format!("ping -c 1 -W 2 {SERVER}"))?;
     let mut timeouts = site.part.firewall.timeouts;
     let first = site.sweep(&timeouts)?;
@@ -398,7 +371,7 @@ fn old_flows_are_forgotten_and_a_full_table_refuses_new_ones_only() -> Result<()
 
     // 4,096 flows fit; the host opens more.
     site.host.enter(|| {
-        let socket = UdpSocket::bind((LAN_HOST, 0))?;
+        let socket = UdpSocket::bind((HOST, 0))?;
         for port in 1..=6000_u16 {
             socket.send_to(b"x", (SERVER, port))?;
         }
@@ -414,12 +387,11 @@ fn old_flows_are_forgotten_and_a_full_table_refuses_new_ones_only() -> Result<()
 
 #[test]
 fn tcp_states_come_from_real_connections() -> Result<()> {
-    let mut site = Site::new()?;
+    let mut site = Site::new("")?;
     let mut states = Vec::new();
-    let listener = site.server.enter(|| Ok(TcpListener::bind((SERVER, 7))?))?;
+    let listener = listen(&site.server, (SERVER, 7))?;
     let server = echo_tcp(listener);
-    let mut stream =
-        site.host.enter(|| Ok(TcpStream::connect_timeout(&(SERVER, 7).into(), PATIENCE)?))?;
+    let mut stream = connect(&site.host, (SERVER, 7))?;
     exchange(&mut stream, b"x")?;
     states.push(site.flows(1)?.1[0].state.clone());
     drop(stream);
@@ -439,7 +411,7 @@ fn tcp_states_come_from_real_connections() -> Result<()> {
 
 #[test]
 fn the_dhcp_client_of_the_router_is_answered_and_nobody_else() -> Result<()> {
-    let mut site = Site::new()?;
+    let mut site = Site::new("")?;
     let receive = |socket: &UdpSocket| {
         let mut buffer = [0; 64];
         socket.recv_from(&mut buffer).is_ok()
@@ -475,7 +447,7 @@ fn the_dhcp_client_of_the_router_is_answered_and_nobody_else() -> Result<()> {
 
 #[test]
 fn priority_tags_do_not_carry_packets_past_the_filter() -> Result<()> {
-    let mut site = Site::new()?;
+    let mut site = Site::new("")?;
     let lan = site.interfaces()?.into_iter().find(|status| status.name == "lan").context("lan")?;
     let wire = site.host.command("socat");
     let program = wire.get_program().to_owned();
@@ -494,7 +466,7 @@ fn priority_tags_do_not_carry_packets_past_the_filter() -> Result<()> {
         // A SYN to port 22 of the router. (A bridge of a host with br_netfilter drops wrong IP
         // checksums; nobody looks at that of TCP before the policy.)
         let mut ip = vec![0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0, 0];
-        ip.extend(LAN_HOST.octets());
+        ip.extend(HOST.octets());
         ip.extend(ROUTER.octets());
         let sum: u32 = ip.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
         let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;

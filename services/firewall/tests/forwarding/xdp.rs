@@ -4,11 +4,7 @@ use anyhow::{Context, Result, ensure};
 use portcullis_firewall::datapath::Hook;
 use portcullis_model::firewall::Hook as Wish;
 use portcullis_netns::Namespace;
-
-use crate::{
-    PATIENCE,
-    site::{SERVER, Site},
-};
+use portcullis_site::{PATIENCE, Plan, SERVER, Site, wait_listening};
 
 /// Frames that XDP on a device of the router has sent on.
 fn redirected(router: &Namespace, device: &str) -> Result<u64> {
@@ -30,7 +26,7 @@ fn hooks_of(site: &Site, device: &str) -> Result<Vec<Hook>> {
 fn transfer(site: &Site) -> Result<()> {
     for direction in ["", "-R"] {
         let mut iperf = site.server.start("iperf3 -s -1")?;
-        Site::wait_listening(&site.server, 5201)?;
+        wait_listening(&site.server, 5201)?;
         let output = site.host.run(&format!("iperf3 -c {SERVER} -n 30M {direction} --json"))?;
         ensure!(!output.contains("\"error\""), "{output}");
         iperf.wait(PATIENCE)?;
@@ -40,7 +36,11 @@ fn transfer(site: &Site) -> Result<()> {
 
 #[test]
 fn xdp_on_both_sides_carries_tcp_both_ways() -> Result<()> {
-    let mut site = Site::with_hooks(false, &[("lan", Wish::Xdp), ("wan", Wish::Xdp)])?;
+    let mut site = Site::build(&Plan {
+        bridge: false,
+        hooks: &[("lan", Wish::Xdp), ("wan", Wish::Xdp)],
+        ..Plan::default()
+    })?;
     for device in ["lan", "eth0"] {
         ensure!(hooks_of(&site, device)? == [Hook::Egress, Hook::Ingress, Hook::Xdp], "{device}");
     }
@@ -55,7 +55,11 @@ fn xdp_on_both_sides_carries_tcp_both_ways() -> Result<()> {
 
 #[test]
 fn xdp_in_one_direction_and_tcx_in_the_other() -> Result<()> {
-    let mut site = Site::with_hooks(false, &[("lan", Wish::Xdp), ("wan", Wish::Tcx)])?;
+    let mut site = Site::build(&Plan {
+        bridge: false,
+        hooks: &[("lan", Wish::Xdp), ("wan", Wish::Tcx)],
+        ..Plan::default()
+    })?;
     ensure!(hooks_of(&site, "lan")?.contains(&Hook::Xdp));
     ensure!(!hooks_of(&site, "eth0")?.contains(&Hook::Xdp));
     transfer(&site)?;
@@ -74,7 +78,11 @@ fn xdp_in_one_direction_and_tcx_in_the_other() -> Result<()> {
 
 #[test]
 fn a_device_without_xdp_is_left_to_tcx_and_says_why() -> Result<()> {
-    let site = Site::with_hooks(true, &[("lan", Wish::Xdp), ("wan", Wish::Auto)])?;
+    let site = Site::build(&Plan {
+        bridge: true,
+        hooks: &[("lan", Wish::Xdp), ("wan", Wish::Auto)],
+        ..Plan::default()
+    })?;
     let mut reasons: Vec<_> = site.datapath.choices().values().collect();
     reasons.sort_by_key(|choice| choice.refused);
     let [wan, lan] = reasons.as_slice() else { anyhow::bail!("{reasons:?}") };

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use portcullis_netns::{Namespace, Running};
 
-use crate::site::{HOST, SERVER, SERVER_TOO, Site};
+use portcullis_site::{HOST, SERVER, SERVER_TOO, Site};
 
 fn stun_server(namespace: &Namespace) -> Result<(Running, tempfile::TempDir)> {
     let folder = tempfile::tempdir()?;

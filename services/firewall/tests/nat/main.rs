@@ -3,12 +3,18 @@
 #![allow(clippy::indexing_slicing, reason = "an index out of bounds fails the test, as it should")]
 
 mod discovery;
-mod site;
 
-use std::{net::SocketAddrV4, os::unix::fs::PermissionsExt, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::PermissionsExt,
+    time::Instant,
+};
 
 use anyhow::{Context, Result, ensure};
-use site::*;
+use portcullis_site::{
+    HOST, OTHER, PATIENCE, POOL, SECOND, SERVER, SERVER_TOO, Site, WAN,
+    sockets::{connects, listen, reaches, udp},
+};
 
 const FORWARDS: &str = r#"
 [[firewall.port_forwards]]
@@ -32,40 +38,40 @@ sources = ["203.0.113.11"]
 #[test]
 fn a_port_forward_is_reached_from_outside() -> Result<()> {
     let mut site = Site::new(FORWARDS)?;
-    let web = listen(&site.host, HOST, 80)?;
+    let web = listen(&site.host, (HOST, 80))?;
     let peer = connects(&site.server, (WAN, 8080), &web)?;
-    ensure!(*peer.ip() == SERVER, "the server inside sees who asks: {peer}");
+    ensure!(peer.ip() == SERVER, "the server inside sees who asks: {peer}");
     // Ports of the range keep their offset; by any address of the zone.
-    let other = listen(&site.host, HOST, 85)?;
+    let other = listen(&site.host, (HOST, 85))?;
     connects(&site.server, (SECOND, 8085), &other)?;
-    let inside = udp(&site.host, HOST, 80)?;
-    let client = udp(&site.server, SERVER, 5000)?;
+    let inside = udp(&site.host, (HOST, 80))?;
+    let client = udp(&site.server, (SERVER, 5000))?;
     let peer = reaches(&client, (WAN, 8080), &inside)?.context("UDP")?;
-    ensure!(peer == SocketAddrV4::new(SERVER, 5000));
+    ensure!(peer == SocketAddr::from((SERVER, 5000)));
     let peer = reaches(&inside, (SERVER, 5000), &client)?.context("the answer")?;
-    ensure!(peer == SocketAddrV4::new(WAN, 8080), "{peer}");
+    ensure!(peer == SocketAddr::from((WAN, 8080)), "{peer}");
     // Not beyond the range, and not for other sources than it names.
     let start = Instant::now();
-    let beyond = listen(&site.host, HOST, 91)?;
+    let beyond = listen(&site.host, (HOST, 91))?;
     ensure!(connects(&site.server, (WAN, 8091), &beyond).is_err());
     ensure!(start.elapsed() >= PATIENCE, "refused by an answer, not silently");
-    let ssh = listen(&site.other, OTHER, 22)?;
+    let ssh = listen(&site.other, (OTHER, 22))?;
     ensure!(connects(&site.server, (SECOND, 22), &ssh).is_err(), "from {SERVER}");
     site.server.run(&format!("ip route replace default via 203.0.113.1 src {SERVER_TOO}"))?;
     let peer = connects(&site.server, (SECOND, 22), &ssh)
         .with_context(|| site.counters().unwrap_or_default())?;
-    ensure!(*peer.ip() == SERVER_TOO, "{peer}");
+    ensure!(peer.ip() == SERVER_TOO, "{peer}");
     Ok(())
 }
 
 #[test]
 fn a_port_forward_is_reached_from_inside_by_the_external_address() -> Result<()> {
     let mut site = Site::new(FORWARDS)?;
-    let web = listen(&site.host, HOST, 80)?;
+    let web = listen(&site.host, (HOST, 80))?;
     for namespace in [&site.other, &site.host] {
         let peer = connects(namespace, (WAN, 8080), &web)
             .with_context(|| format!("from {}", namespace.name()))?;
-        ensure!(*peer.ip() == WAN, "it comes from the external address: {peer}");
+        ensure!(peer.ip() == WAN, "it comes from the external address: {peer}");
     }
     // And without hairpin it is not.
     site.configure(&FORWARDS.replace("to_port = 80", "to_port = 80\nhairpin = false"))?;
@@ -77,16 +83,16 @@ fn a_port_forward_is_reached_from_inside_by_the_external_address() -> Result<()>
 #[test]
 fn hosts_inside_reach_each_other_by_their_mappings() -> Result<()> {
     let site = Site::new("")?;
-    let server = udp(&site.server, SERVER, 3478)?;
-    let [host, other] = [udp(&site.host, HOST, 4000)?, udp(&site.other, OTHER, 4000)?];
+    let server = udp(&site.server, (SERVER, 3478))?;
+    let [host, other] = [udp(&site.host, (HOST, 4000))?, udp(&site.other, (OTHER, 4000))?];
     let mine = reaches(&host, (SERVER, 3478), &server)?.context("out")?;
     let theirs = reaches(&other, (SERVER, 3478), &server)?.context("out")?;
-    ensure!(mine == SocketAddrV4::new(WAN, 4000) && mine != theirs, "{mine} {theirs}");
-    let seen = reaches(&host, (*theirs.ip(), theirs.port()), &other)?.context("hairpin")?;
+    ensure!(mine == SocketAddr::from((WAN, 4000)) && mine != theirs, "{mine} {theirs}");
+    let seen = reaches(&host, theirs, &other)?.context("hairpin")?;
     ensure!(seen == mine, "RFC 4787 REQ-9: {seen}");
-    let seen = reaches(&other, (*mine.ip(), mine.port()), &host)?.context("and back")?;
+    let seen = reaches(&other, mine, &host)?.context("and back")?;
     ensure!(seen == theirs, "{seen}");
-    let itself = reaches(&host, (*mine.ip(), mine.port()), &host)?.context("to itself")?;
+    let itself = reaches(&host, mine, &host)?.context("to itself")?;
     ensure!(itself == mine, "{itself}");
     Ok(())
 }
@@ -100,14 +106,14 @@ external = "198.51.100.3"
 internal = "192.168.77.101"
 "#;
     let mut site = Site::new(text)?;
-    let server = udp(&site.server, SERVER, 5000)?;
-    let other = udp(&site.other, OTHER, 123)?;
-    let host = udp(&site.host, HOST, 4000)?;
+    let server = udp(&site.server, (SERVER, 5000))?;
+    let other = udp(&site.other, (OTHER, 123))?;
+    let host = udp(&site.host, (HOST, 4000))?;
     let seen = reaches(&other, (SERVER, 5000), &server)?.context("out")?;
-    ensure!(seen == SocketAddrV4::new(SECOND, 123), "{seen}");
+    ensure!(seen == SocketAddr::from((SECOND, 123)), "{seen}");
     let seen = reaches(&host, (SERVER, 5000), &server)?.context("out")?;
-    ensure!(*seen.ip() == WAN, "others are masqueraded: {seen}");
-    let stranger = udp(&site.server, SERVER_TOO, 6000)?;
+    ensure!(seen.ip() == WAN, "others are masqueraded: {seen}");
+    let stranger = udp(&site.server, (SERVER_TOO, 6000))?;
     ensure!(reaches(&stranger, (SECOND, 123), &other)?.is_none(), "it opens nothing");
     site.configure(&format!(
         "{text}
@@ -120,12 +126,12 @@ action = \"allow\"
 "
     ))?;
     let seen = reaches(&stranger, (SECOND, 123), &other)?.context("allowed by a rule")?;
-    ensure!(seen == SocketAddrV4::new(SERVER_TOO, 6000), "{seen}");
+    ensure!(seen == SocketAddr::from((SERVER_TOO, 6000)), "{seen}");
     let output = site.server.run(&format!("ping -c 2 -i 0.2 -W 2 {SECOND}"))?;
     ensure!(output.contains(" 0% packet loss"), "{output}");
     // From inside by the external address.
     let seen = reaches(&host, (SECOND, 123), &other)?.context("hairpin")?;
-    ensure!(*seen.ip() == WAN, "{seen}");
+    ensure!(seen.ip() == WAN, "{seen}");
     Ok(())
 }
 
@@ -139,19 +145,20 @@ sources = ["192.168.77.0/24"]
 addresses = ["192.0.2.64/30"]
 "#,
     )?;
-    let server = udp(&site.server, SERVER, 5000)?;
+    let server = udp(&site.server, (SERVER, 5000))?;
     // Both may get the same address, so each has ports of its own.
     for (namespace, address, ports) in
         [(&site.host, HOST, [4000, 4001]), (&site.other, OTHER, [4100, 4101])]
     {
         let mut seen = Vec::new();
         for port in ports {
-            let client = udp(namespace, address, port)?;
+            let client = udp(namespace, (address, port))?;
             let peer = reaches(&client, (SERVER, 5000), &server)?.context("out")?;
             ensure!(peer.port() == port, "{peer}");
-            let back = reaches(&server, (*peer.ip(), port), &client)?.context("back")?;
-            ensure!(back == SocketAddrV4::new(SERVER, 5000));
-            seen.push(u32::from(*peer.ip()));
+            let back = reaches(&server, (peer.ip(), port), &client)?.context("back")?;
+            ensure!(back == SocketAddr::from((SERVER, 5000)));
+            let IpAddr::V4(address) = peer.ip() else { anyhow::bail!("{peer}") };
+            seen.push(u32::from(address));
         }
         ensure!(seen[0] == seen[1] && seen[0] & !3 == u32::from(POOL), "{seen:x?}");
     }
@@ -174,19 +181,19 @@ action = "allow"
 full_cone = {full_cone}
 "#
         ))?;
-        let server = udp(&site.server, SERVER, 5000)?;
-        let same_address = udp(&site.server, SERVER, 5001)?;
-        let stranger = udp(&site.server, SERVER_TOO, 5000)?;
-        let host = udp(&site.host, HOST, 4000)?;
+        let server = udp(&site.server, (SERVER, 5000))?;
+        let same_address = udp(&site.server, (SERVER, 5001))?;
+        let stranger = udp(&site.server, (SERVER_TOO, 5000))?;
+        let host = udp(&site.host, (HOST, 4000))?;
         let seen = reaches(&host, (SERVER, 5000), &server)?.context("out")?;
-        let mapped = (*seen.ip(), seen.port());
+        let mapped = seen;
         ensure!(reaches(&server, mapped, &host)?.is_some(), "the answer");
         for who in [&same_address, &stranger] {
             ensure!(reaches(who, mapped, &host)?.is_some() == full_cone, "{full_cone} {who:?}");
         }
         // Whom it writes to is let in, and it is seen with the same port by all.
         let seen = reaches(&host, (SERVER_TOO, 5000), &stranger)?.context("out")?;
-        ensure!((*seen.ip(), seen.port()) == mapped, "endpoint-independent mapping: {seen}");
+        ensure!(seen == mapped, "endpoint-independent mapping: {seen}");
         ensure!(reaches(&stranger, mapped, &host)?.is_some());
     }
     Ok(())
@@ -202,8 +209,8 @@ fn the_mss_is_lowered_to_what_fits_both_ways() -> Result<()> {
         ))?;
         site.router.run("ip link set eth0 mtu 1492")?;
         site.provider.run("ip link set access mtu 1492")?;
-        let listener = listen(&site.server, SERVER, 80)?;
-        let web = listen(&site.host, HOST, 80)?;
+        let listener = listen(&site.server, (SERVER, 80))?;
+        let web = listen(&site.host, (HOST, 80))?;
         for (client, capture, to, listener) in [
             (&site.host, &site.server, (SERVER, 80), &listener),
             (&site.server, &site.host, (WAN, 8080), &web),

@@ -10,10 +10,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use portcullis_datapath_abi::Counter;
-
-use crate::{
-    raw::udp,
-    site::{HOST6, PAIRS, PATIENCE, PROVIDER, PROVIDER6, ROUTER, ROUTER6, Site, WAN, WAN6},
+use portcullis_site::{
+    HOST6, PAIRS, PATIENCE, PROVIDER, PROVIDER6, ROUTER, ROUTER6, Site, WAN, WAN6, sockets::udp,
 };
 
 /// Addresses of the hops that traceroute saw, by their number.

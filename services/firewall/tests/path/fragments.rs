@@ -4,11 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use portcullis_datapath_abi::Counter;
-
-use crate::{
-    raw::{Datagram, receive, send, udp},
-    site::{HOST, HOST6, MOMENT, PAIRS, PATIENCE, ROUTER, ROUTER6, Site, WAN},
+use portcullis_site::{
+    HOST, HOST6, MOMENT, PAIRS, PATIENCE, ROUTER, ROUTER6, Site, WAN, sockets::udp,
 };
+
+use crate::raw::{Datagram, receive, send};
 
 /// A shuffle that is the same in each run.
 fn shuffled<T>(mut items: Vec<T>, seed: u32) -> Vec<T> {

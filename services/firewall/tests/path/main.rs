@@ -11,5 +11,4 @@
 mod errors;
 mod fragments;
 mod raw;
-mod site;
 mod sizes;

@@ -6,8 +6,6 @@ use anyhow::{Context, Result, ensure};
 use portcullis_netns::Namespace;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::site::PATIENCE;
-
 /// A fragment header of IPv6 announces itself by this.
 const FRAGMENT: u8 = 44;
 const UDP: u8 = 17;
@@ -118,15 +116,6 @@ pub fn send(namespace: &Namespace, to: IpAddr, packets: &[Vec<u8>]) -> Result<()
             socket.send_to(packet, &address).context("raw socket")?;
         }
         Ok(())
-    })
-}
-
-/// A UDP socket of a namespace.
-pub fn udp(namespace: &Namespace, address: SocketAddr) -> Result<UdpSocket> {
-    namespace.enter(|| {
-        let socket = UdpSocket::bind(address)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        Ok(socket)
     })
 }
 

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::site::{PAIRS, PATIENCE, Site};
+use portcullis_site::{PAIRS, PATIENCE, Site};
 
 /// Largest payload of an ICMP echo over IPv4; over IPv6 the same is taken.
 const LARGEST: usize = 65_507;

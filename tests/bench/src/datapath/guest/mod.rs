@@ -5,33 +5,44 @@
 //! reading of its clock is a reading of its instructions, kernel and BPF programs included, and the
 //! same run gives the same numbers on any machine.
 //!
-//! The guest is the kernel of the image and this same program as `/init` ([`inside`]), with the
-//! tools that it calls ([`pack`]).
+//! The guest is the kernel of the image and this same program as `/init` (`portcullis_guest`); what it
+//! does there is in [`inside`].
 
 pub mod bounds;
 pub mod inside;
-mod pack;
 pub mod profile;
 
-use std::{
-    io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
+use portcullis_guest::Guest;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::mode::Mode;
 
-/// Begins the line in which the guest reports.
-const RESULT: &str = "@result ";
-/// Begins the line in which it says why it failed.
-const FAILURE: &str = "@failure ";
+/// Drivers and what nftables is made of.
+const MODULES: &str = "\
+boot crc32c_generic?
+boot veth
+boot tun
+boot nf_tables
+boot nft_ct
+boot nft_masq
+boot nft_chain_nat
+boot nft_flow_offload
+boot nf_flow_table_inet
+";
 
-/// The kernel passes on to its first process what it does not know. The clock of the CPU is taken as
-/// it is, and interrupts' work counts as the thread's that they interrupt.
-const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 rdinit=/init tsc=reliable tsc=noirqtime";
+/// What this program calls inside.
+const TOOLS: [&str; 5] = ["ip", "tc", "sysctl", "nft", "ethtool"];
+
+/// One processor that counts its instructions.
+const MACHINE: [&str; 6] =
+    ["-cpu", "max,la57=off,erms=off", "-icount", "shift=0,sleep=off", "-smp", "1"];
+
+/// The clock of the CPU is taken as it is, and interrupts' work counts as the thread's that they
+/// interrupt.
+const CLOCK: &str = "tsc=reliable tsc=noirqtime";
 
 /// Longest life of the guest.
 const PATIENCE: Duration = Duration::from_secs(1200);
@@ -77,64 +88,18 @@ pub struct Profile {
     pub shares: Vec<profile::Share>,
 }
 
-/// Kills the machine when dropped.
-struct Machine(Child);
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Runs the guest.
 ///
 /// # Errors
 /// If it cannot be built or started, or fails; with the end of what it said.
 pub fn run<T: DeserializeOwned>(task: Task) -> Result<T> {
-    let folder = tempfile::tempdir()?;
-    let (kernel, initrd) = pack::pack(folder.path())?;
-    let mut command = Command::new("qemu-system-x86_64");
-    command
-        .args(["-machine", "q35", "-nodefaults", "-display", "none", "-no-reboot"])
-        .args(["-accel", "tcg", "-cpu", "max,la57=off,erms=off", "-icount", "shift=0,sleep=off"])
-        .args(["-m", "2048", "-smp", "1", "-serial", "stdio"])
-        .arg("-kernel")
-        .arg(kernel)
-        .arg("-initrd")
-        .arg(initrd)
-        .arg("-append")
-        .arg(format!("{COMMAND_LINE} {}={}", Task::VARIABLE, task.name()));
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .context("qemu-system-x86_64 (package qemu-system-x86; make setup)")?;
-    let mut machine = Machine(child);
-    let output = machine.0.stdout.take().context("standard output")?;
-    let (sender, receiver) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(output).lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                break;
-            }
-        }
-    });
-    let end = Instant::now() + PATIENCE;
-    let mut said: Vec<String> = Vec::new();
-    loop {
-        let line = receiver.recv_timeout(end.saturating_duration_since(Instant::now()));
-        let Ok(line) = line else {
-            let from = said.len().saturating_sub(30);
-            bail!("the guest gave no result:\n{}", said.get(from..).unwrap_or_default().join("\n"));
-        };
-        if let Some(text) = line.strip_prefix(RESULT) {
-            return serde_json::from_str(text).context("the guest's result");
-        }
-        if let Some(text) = line.strip_prefix(FAILURE) {
-            bail!("in the guest: {text}");
-        }
-        said.push(line);
-    }
+    let guest = Guest {
+        modules: MODULES,
+        tools: &TOOLS,
+        machine: &MACHINE,
+        parameters: &format!("{CLOCK} {}={}", Task::VARIABLE, task.name()),
+        memory_mib: 2048,
+        patience: PATIENCE,
+    };
+    guest.run()
 }

@@ -13,31 +13,15 @@ use cpio::newc::{Builder, ModeFileType, trailer};
 use portcullis_image::{architecture::X86_64, base::debian, cache::Cache, modules::Module};
 use portcullis_netns::execute;
 
-/// Drivers and what nftables is made of.
-const MODULES: &str = "\
-boot crc32c_generic?
-boot veth
-boot tun
-boot nf_tables
-boot nft_ct
-boot nft_masq
-boot nft_chain_nat
-boot nft_flow_offload
-boot nf_flow_table_inet
-";
-
-/// What this program calls inside.
-const TOOLS: [&str; 5] = ["ip", "tc", "sysctl", "nft", "ethtool"];
-
-/// Where they are looked for.
+/// Where tools are looked for.
 const PATH: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// Folder of the modules, numbered in the order in which they are to be loaded.
 pub const MODULE_FOLDER: &str = "/modules";
 
 /// Writes kernel and initial file system into a folder; returns their paths.
-pub fn pack(folder: &Path) -> Result<(PathBuf, PathBuf)> {
-    let base = debian::load(&X86_64, &Cache::of_user()?, MODULES)?;
+pub fn pack(folder: &Path, modules: &str, tools: &[&str]) -> Result<(PathBuf, PathBuf)> {
+    let base = debian::load(&X86_64, &Cache::of_user()?, modules)?;
     let kernel = folder.join("kernel");
     fs::write(&kernel, &base.kernel)?;
     let init = folder.join("init");
@@ -47,7 +31,7 @@ pub fn pack(folder: &Path) -> Result<(PathBuf, PathBuf)> {
     let mut archive = Archive::new(File::create(&initrd)?);
     archive.file("init", &fs::read(&init)?)?;
     let mut programs = vec![init];
-    for tool in TOOLS {
+    for tool in tools {
         programs.push(find(tool)?);
     }
     let mut needed = BTreeSet::new();
