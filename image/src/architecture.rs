@@ -3,6 +3,8 @@
 /// What the image builder must know about the architecture of the appliance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Architecture {
+    /// Its name in Linux and Buildroot: part of the defconfig's name.
+    pub name: &'static str,
     /// Rust target of the programs that run on Linux.
     pub linux_target: &'static str,
     /// Rust target of the boot manager.
@@ -25,6 +27,7 @@ pub struct Architecture {
 
 /// 64-bit PCs.
 pub const X86_64: Architecture = Architecture {
+    name: "x86_64",
     linux_target: "x86_64-unknown-linux-gnu",
     uefi_target: "x86_64-unknown-uefi",
     debian: "amd64",

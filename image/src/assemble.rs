@@ -4,6 +4,7 @@ use crate::architecture::Architecture;
 use crate::base::Base;
 use crate::progress::stage;
 use crate::slot::{self, Slot};
+use crate::tool::Tools;
 use crate::tree::Tree;
 use crate::{data, erofs, esp, initrd, root};
 use anyhow::Result;
@@ -14,6 +15,8 @@ use portcullis_bundle::{SigningKey, Version};
 pub struct Parts {
     /// The processor it is for.
     pub architecture: &'static Architecture,
+    /// Programs that go before those of the host.
+    pub tools: Tools,
     /// Kernel, modules and stub.
     pub base: Base,
     /// The multi-call binary.
@@ -50,19 +53,13 @@ pub struct Assembly {
 /// # Errors
 /// When a tool is missing or fails, or the parts do not fit together.
 pub fn assemble(parts: &Parts, key: &SigningKey) -> Result<Assembly> {
-    let Parts { architecture, base, version, epoch, .. } = parts;
-    let initrd_tree = initrd::layout(parts.stage_one.clone(), &base.release, &base.modules)?;
+    let Parts { architecture, tools, base, version, epoch, .. } = parts;
+    let initrd_tree = initrd::layout(parts.stage_one.clone(), base)?;
     let initrd = stage("initrd (cpio, zstd)", || initrd::pack(&initrd_tree))?;
 
-    let data_template = stage("data partition template (ext4)", || data::template(*epoch))?;
-    let root_tree = root::layout(
-        parts.program.clone(),
-        data_template,
-        &base.release,
-        &base.modules,
-        version.as_str(),
-    )?;
-    let root = stage("root file system (erofs)", || erofs::pack(&root_tree, *epoch))?;
+    let data_template = stage("data partition template (ext4)", || data::template(tools, *epoch))?;
+    let root_tree = root::layout(parts.program.clone(), data_template, base, version.as_str())?;
+    let root = stage("root file system (erofs)", || erofs::pack(tools, &root_tree, *epoch))?;
 
     let slot = stage("slot (verity, UKI, signature)", || {
         let slot_parts = slot::Parts {
@@ -78,7 +75,7 @@ pub fn assemble(parts: &Parts, key: &SigningKey) -> Result<Assembly> {
         slot::build(&slot_parts, key)
     })?;
     let esp = stage("EFI system partition (FAT32)", || {
-        esp::build(&parts.boot_manager, architecture.removable_boot_path, *epoch)
+        esp::build(tools, &parts.boot_manager, architecture.removable_boot_path, *epoch)
     })?;
     Ok(Assembly { initrd_tree, initrd, root_tree, slot, esp })
 }

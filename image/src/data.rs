@@ -1,7 +1,7 @@
 //! The file system a new data partition starts as: an empty ext4 that the image carries, so that no program that makes
 //! file systems needs to be in it. Init copies it and lets the kernel grow it to the size of the partition.
 
-use crate::tool::MKE2FS;
+use crate::tool::{MKE2FS, Tools};
 use anyhow::{Context, Result};
 use std::fs::{self, File};
 
@@ -41,11 +41,11 @@ const EXTENDED: &str = "hash_seed=fd41a7b0-6b3c-5f0e-9d55-70c82f0e8b13,lazy_itab
 ///
 /// # Errors
 /// When `mke2fs` is missing or fails.
-pub fn template(epoch: u64) -> Result<Vec<u8>> {
+pub fn template(tools: &Tools, epoch: u64) -> Result<Vec<u8>> {
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
     let image = folder.path().join("data.ext4");
     File::create(&image)?.set_len(SIZE)?;
-    let mut command = MKE2FS.command(OPTIONS);
+    let mut command = tools.command(MKE2FS, OPTIONS);
     command.args([VOLUME, "-E", EXTENDED]).arg(&image);
     // The distribution's defaults must not decide, nor the clock. e2fsprogs before 1.47.1 knows only its own variable.
     command.env("MKE2FS_CONFIG", "/dev/null");
@@ -59,13 +59,13 @@ pub fn template(epoch: u64) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::template;
-    use crate::tool::Tool;
+    use crate::tool::{Tool, Tools};
 
     #[test]
     fn is_a_sound_ext4_and_always_the_same() {
-        let first = template(1_700_000_000).unwrap();
+        let first = template(&Tools::default(), 1_700_000_000).unwrap();
         std::thread::sleep(std::time::Duration::from_millis(1100));
-        assert!(first == template(1_700_000_000).unwrap());
+        assert!(first == template(&Tools::default(), 1_700_000_000).unwrap());
         // s_inode_size of the superblock: smaller inodes cannot hold a time after 2038.
         assert_eq!(first[1024 + 88..][..2], 256_u16.to_le_bytes());
 

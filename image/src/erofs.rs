@@ -1,6 +1,6 @@
 //! Packs the root file system as erofs.
 
-use crate::tool::MKFS_EROFS;
+use crate::tool::{MKFS_EROFS, Tools};
 use crate::tree::Tree;
 use anyhow::{Context, Result, ensure};
 use std::fs;
@@ -16,7 +16,7 @@ const VOLUME: Uuid = Uuid::from_u128(0xfd41_a7b0_6b3c_5f0e_9d55_70c8_2f0e_8b11);
 ///
 /// # Errors
 /// When `mkfs.erofs` is missing or fails.
-pub fn pack(tree: &Tree, epoch: u64) -> Result<Vec<u8>> {
+pub fn pack(tools: &Tools, tree: &Tree, epoch: u64) -> Result<Vec<u8>> {
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
     let content = folder.path().join("root");
     fs::create_dir(&content)?;
@@ -24,14 +24,10 @@ pub fn pack(tree: &Tree, epoch: u64) -> Result<Vec<u8>> {
     let image = folder.path().join("root.erofs");
 
     // LZ4 in clusters of up to 64 KiB: the fastest to read of all, on the slowest box we run on.
-    let mut command = MKFS_EROFS.command([
-        "-zlz4hc,12",
-        "-C65536",
-        "-Eztailpacking",
-        "-x-1",
-        "--all-root",
-        "--quiet",
-    ]);
+    let mut command = tools.command(
+        MKFS_EROFS,
+        ["-zlz4hc,12", "-C65536", "-Eztailpacking", "-x-1", "--all-root", "--quiet"],
+    );
     command.arg(format!("-T{epoch}")).arg(format!("-U{VOLUME}")).arg(&image).arg(&content);
     // With the variable set mkfs.erofs falls back to per-file times, which are those of our temporary folder.
     command.env_remove("SOURCE_DATE_EPOCH");
@@ -49,6 +45,7 @@ pub fn pack(tree: &Tree, epoch: u64) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::pack;
+    use crate::tool::Tools;
     use crate::tree::Tree;
 
     #[test]
@@ -56,9 +53,9 @@ mod tests {
         let mut tree = Tree::new();
         tree.program("usr/bin/portcullis", vec![1; 100_000]).unwrap();
         tree.link("usr/bin/pctl", "portcullis").unwrap();
-        let first = pack(&tree, 1_700_000_000).unwrap();
+        let first = pack(&Tools::default(), &tree, 1_700_000_000).unwrap();
         std::thread::sleep(std::time::Duration::from_millis(1100));
-        assert_eq!(first, pack(&tree, 1_700_000_000).unwrap());
+        assert_eq!(first, pack(&Tools::default(), &tree, 1_700_000_000).unwrap());
         // The magic of erofs, little-endian at byte 1024.
         assert_eq!(first[1024..1028], 0xe0f5_e1e2_u32.to_le_bytes());
     }

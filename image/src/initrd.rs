@@ -1,6 +1,7 @@
 //! The initrd: stage one as `/init`, the modules it may need, and nothing else.
 
-use crate::modules::{self, Module};
+use crate::base::Base;
+use crate::modules;
 use crate::tree::{Node, Tree};
 use anyhow::{Context, Result};
 use cpio::newc::{Builder, ModeFileType, trailer};
@@ -13,13 +14,14 @@ const ZSTD_LEVEL: i32 = 19;
 ///
 /// # Errors
 /// When a module has a path that cannot be.
-pub fn layout(stage_one: Vec<u8>, release: &str, modules: &[Module]) -> Result<Tree> {
+pub fn layout(stage_one: Vec<u8>, base: &Base) -> Result<Tree> {
     let mut tree = Tree::new();
     tree.program("init", stage_one)?;
     for mount_point in ["dev", "proc", "sys"] {
         tree.directory(mount_point)?;
     }
-    modules::install(&mut tree, release, modules.iter().filter(|module| module.boot))?;
+    let boot = base.modules.iter().filter(|module| module.boot);
+    modules::install(&mut tree, &base.release, boot, &base.built_in)?;
     Ok(tree)
 }
 
@@ -57,6 +59,7 @@ pub fn pack(tree: &Tree) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::{layout, pack};
+    use crate::base::Base;
     use crate::modules::{Module, info::Info};
     use std::io::Read as _;
 
@@ -69,9 +72,15 @@ mod tests {
             bytes: name.as_bytes().to_vec(),
             boot,
         };
-        let tree =
-            layout(b"stage one".to_vec(), "6.12", &[module("erofs", true), module("tun", false)])
-                .unwrap();
+        let base = Base {
+            release: "6.12".into(),
+            kernel: Vec::new(),
+            modules: vec![module("erofs", true), module("tun", false)],
+            built_in: vec!["kernel/drivers/md/dm-mod.ko".into()],
+            stub: Vec::new(),
+            origins: Vec::new(),
+        };
+        let tree = layout(b"stage one".to_vec(), &base).unwrap();
         let archive = zstd::decode_all(pack(&tree).unwrap().as_slice()).unwrap();
 
         let mut names = Vec::new();
@@ -88,11 +97,15 @@ mod tests {
             if name == "init" {
                 assert_eq!((mode, content.as_slice()), (0o100_755, &b"stage one"[..]));
             }
+            if name.ends_with("modules.builtin") {
+                assert_eq!(content, b"kernel/drivers/md/dm-mod.ko\n");
+            }
             names.push(name);
             rest = reader.finish().unwrap();
         }
         assert!(names.contains(&"usr/lib/modules/6.12/kernel/erofs.ko".to_owned()), "{names:?}");
         assert!(names.contains(&"usr/lib/modules/6.12/modules.dep".to_owned()), "{names:?}");
+        assert!(names.contains(&"usr/lib/modules/6.12/modules.builtin".to_owned()), "{names:?}");
         assert!(!names.iter().any(|name| name.contains("tun")), "{names:?}");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The way of the data, one module per step:
 //!
-//! 1. [`base`] gives kernel, modules and EFI stub; [`modules`] picks the modules of `modules.list` with all that they
+//! 1. [`base`] gives kernel, modules and EFI stub, after [`buildroot`] has built them if it is the base of that name; [`modules`] picks the modules of `modules.list` with all that they
 //!    depend on and writes their tables;
 //! 2. [`compile`] builds the multi-call binary, stage one and the boot manager, or takes them from the [`cache`];
 //! 3. [`initrd`] and [`root`] lay out the two file [`tree`]s and pack them as compressed cpio and erofs;
@@ -16,9 +16,11 @@
 pub mod architecture;
 pub mod assemble;
 pub mod base;
+pub mod buildroot;
 pub mod cache;
 pub mod compile;
 pub mod data;
+pub mod debian;
 pub mod digest;
 pub mod disk;
 pub mod erofs;
@@ -26,6 +28,7 @@ pub mod esp;
 pub mod initrd;
 pub mod inspect;
 pub mod key;
+pub mod linked;
 pub mod modules;
 pub mod output;
 pub mod pipeline;

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use portcullis_bundle::{Version, key_id};
 use portcullis_image::architecture::X86_64;
+use portcullis_image::buildroot::{self, Buildroot};
 use portcullis_image::cache::Cache;
 use portcullis_image::compile::{Compiler, Program};
 use portcullis_image::pipeline::{self, BaseKind, Options};
@@ -27,11 +28,15 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Build everything: portcullis.raw, portcullis.qcow2, portcullis.slot, size.json and sbom.json
-    Build(Build),
+    Build(Box<Build>),
+    /// Run the pinned Buildroot: BUILDROOT_DIR, or fetched; BR2_DL_DIR, BR2_PRIMARY_SITE and the like are respected
+    Buildroot(RunBuildroot),
     /// Build our programs alone and print where they are in the cache
     Programs(Programs),
     /// List the kernel modules of the image, with their sizes in bytes
     Modules(Modules),
+    /// Write the base debian as Buildroot hands over its own, for tests of what comes after it
+    LayOutBase(LayOutBase),
     /// Make an Ed25519 key to sign slots with, and print its public half
     Keygen(Keygen),
     /// Print the size report of the last build
@@ -68,10 +73,9 @@ struct Profile {
 struct Build {
     #[command(flatten)]
     checkout: Checkout,
-    /// Where kernel, modules and EFI stub come from
-    #[arg(long, value_enum, default_value_t = BaseName::Debian)]
-    base: BaseName,
-    /// Output folder; by default target/image in the checkout
+    #[command(flatten)]
+    base: Base,
+    /// Output folder; by default target/image in the checkout, or target/image-buildroot for that base
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     /// Version of the image; by default the workspace's with the commit, as in 0.1.0+g0123456789ab
@@ -86,10 +90,36 @@ struct Build {
     profile: Profile,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Args)]
+struct Base {
+    /// Where kernel, modules and EFI stub come from
+    #[arg(long = "base", value_enum, default_value_t = BaseName::Debian)]
+    name: BaseName,
+    /// Output folder of Buildroot; by default target/buildroot/ARCHITECTURE in the checkout
+    #[arg(long, value_name = "FOLDER", env = "BUILDROOT_OUTPUT")]
+    buildroot_output: Option<PathBuf>,
+    /// Take what Buildroot has handed over in this folder (images/portcullis-base) instead of running it
+    #[arg(long, value_name = "FOLDER", conflicts_with = "buildroot_output")]
+    base_folder: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum BaseName {
     /// The prebuilt 6.12 kernel of the host's Debian release
     Debian,
+    /// Our own kernel, built by the pinned Buildroot
+    Buildroot,
+}
+
+#[derive(Args)]
+struct RunBuildroot {
+    #[command(flatten)]
+    checkout: Checkout,
+    /// Output folder of Buildroot; by default target/buildroot/ARCHITECTURE in the checkout
+    #[arg(long, value_name = "FOLDER", env = "BUILDROOT_OUTPUT")]
+    buildroot_output: Option<PathBuf>,
+    /// What to make: nothing for everything, source for the downloads, legal-info, linux-rebuild, ...
+    targets: Vec<String>,
 }
 
 #[derive(Args)]
@@ -104,6 +134,14 @@ struct Programs {
 
 #[derive(Args)]
 struct Modules {
+    #[command(flatten)]
+    checkout: Checkout,
+}
+
+#[derive(Args)]
+struct LayOutBase {
+    /// The folder to write
+    folder: PathBuf,
     #[command(flatten)]
     checkout: Checkout,
 }
@@ -143,9 +181,11 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     match command {
-        Command::Build(arguments) => build(arguments),
+        Command::Build(arguments) => build(*arguments),
+        Command::Buildroot(arguments) => run_buildroot(arguments),
         Command::Programs(arguments) => programs(&arguments),
         Command::Modules(arguments) => modules(&arguments),
+        Command::LayOutBase(arguments) => lay_out_base(&arguments),
         Command::Keygen(arguments) => keygen(&arguments.file),
         Command::Size(arguments) => size(&arguments),
         Command::Inspect(arguments) => inspect_file(&arguments),
@@ -154,11 +194,10 @@ fn run(command: Command) -> Result<()> {
 
 fn build(arguments: Build) -> Result<()> {
     let checkout = arguments.checkout.folder()?;
-    let out = arguments.out.unwrap_or_else(|| default_out(&checkout));
+    let base = arguments.base.kind(&checkout)?;
+    let out = arguments.out.unwrap_or_else(|| default_out(&checkout, base.name()));
     let options = Options {
-        base: match arguments.base {
-            BaseName::Debian => BaseKind::Debian,
-        },
+        base,
         version: arguments.version,
         min_version: arguments.min_version,
         key: arguments.keys.key,
@@ -172,6 +211,13 @@ fn build(arguments: Build) -> Result<()> {
     write!(io::stdout(), "{}", report.table())?;
     writeln!(io::stdout(), "output in {}", options.out.display())?;
     Ok(())
+}
+
+fn run_buildroot(arguments: RunBuildroot) -> Result<()> {
+    let checkout = arguments.checkout.folder()?;
+    let output = buildroot_output(arguments.buildroot_output, &checkout)?;
+    let buildroot = Buildroot::open(&checkout, &X86_64, output, &Cache::of_user()?)?;
+    buildroot.make.run(&arguments.targets)
 }
 
 fn programs(arguments: &Programs) -> Result<()> {
@@ -205,6 +251,14 @@ fn modules(arguments: &Modules) -> Result<()> {
     Ok(())
 }
 
+fn lay_out_base(arguments: &LayOutBase) -> Result<()> {
+    let checkout = arguments.checkout.folder()?;
+    let list = pipeline::modules_list(&checkout)?;
+    let base = base::debian::load(&X86_64, &Cache::of_user()?, &list)?;
+    let pinned = buildroot::pin::read(&checkout.join("buildroot"))?;
+    base::buildroot::write(&arguments.folder, &base, &X86_64, &pinned.pin)
+}
+
 fn keygen(file: &Path) -> Result<()> {
     let public = *key::generate(file)?.verifying_key().as_bytes();
     writeln!(
@@ -219,7 +273,7 @@ fn keygen(file: &Path) -> Result<()> {
 fn size(arguments: &Size) -> Result<()> {
     let out = match &arguments.out {
         Some(out) => out.clone(),
-        None => default_out(&arguments.checkout.folder()?),
+        None => default_out(&arguments.checkout.folder()?, BaseKind::Debian.name()),
     };
     let path = out.join(pipeline::SIZE);
     let text = std::fs::read(&path).with_context(|| {
@@ -270,6 +324,31 @@ impl Checkout {
     }
 }
 
-fn default_out(checkout: &Path) -> PathBuf {
-    checkout.join("target/image")
+impl Base {
+    fn kind(self, checkout: &Path) -> Result<BaseKind> {
+        match (self.name, self.base_folder) {
+            (BaseName::Debian, None) => Ok(BaseKind::Debian),
+            (BaseName::Debian, Some(_)) => bail!("--base-folder needs --base buildroot"),
+            (BaseName::Buildroot, Some(folder)) => Ok(BaseKind::Folder(folder)),
+            (BaseName::Buildroot, None) => {
+                let output = buildroot_output(self.buildroot_output, checkout)?;
+                Ok(BaseKind::Buildroot { output })
+            }
+        }
+    }
+}
+
+/// Where Buildroot builds: absolute, since it is called in its own folder.
+fn buildroot_output(given: Option<PathBuf>, checkout: &Path) -> Result<PathBuf> {
+    let folder = given.unwrap_or_else(|| buildroot::default_output(checkout, &X86_64));
+    Ok(std::path::absolute(folder)?)
+}
+
+/// Each base has a folder of its own, so that neither image overwrites the other.
+fn default_out(checkout: &Path, base: &str) -> PathBuf {
+    let folder = match base {
+        "debian" => "target/image".to_owned(),
+        other => format!("target/image-{other}"),
+    };
+    checkout.join(folder)
 }

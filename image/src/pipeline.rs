@@ -1,13 +1,15 @@
 //! The whole build, from the checkout to the files in the output folder.
 
-use crate::architecture::X86_64;
+use crate::architecture::{Architecture, X86_64};
 use crate::assemble::{self, Parts};
-use crate::base;
+use crate::base::{self, Base};
+use crate::buildroot::{self, Buildroot};
 use crate::cache::Cache;
 use crate::compile::{Compiler, Program};
 use crate::progress::{note, stage};
 use crate::size::Report;
-use crate::{disk, key, output, qcow2, sbom, sources, version};
+use crate::tool::Tools;
+use crate::{disk, key, linked, output, qcow2, sbom, sources, version};
 use anyhow::{Context, Result, bail};
 use portcullis_bundle::Version;
 use std::fs;
@@ -28,10 +30,48 @@ pub const SBOM: &str = "sbom.json";
 pub const SHIPPED_PROFILE: &str = "release";
 
 /// Where kernel, modules and stub come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BaseKind {
     /// The prebuilt kernel of the host's Debian release.
     Debian,
+    /// Buildroot, run as far as its output folder is not finished.
+    Buildroot {
+        /// Its output folder.
+        output: PathBuf,
+    },
+    /// What a Buildroot has handed over in this folder before.
+    Folder(PathBuf),
+}
+
+impl BaseKind {
+    /// Its name in reports.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Debian => "debian",
+            Self::Buildroot { .. } | Self::Folder(_) => "buildroot",
+        }
+    }
+
+    /// Gets it, with the programs that it brings for the work that follows.
+    fn load(&self, options: &Options, architecture: &Architecture) -> Result<(Base, Tools)> {
+        let Options { checkout, cache, .. } = options;
+        let list = modules_list(checkout)?;
+        match self {
+            Self::Debian => Ok((base::debian::load(architecture, cache, &list)?, Tools::default())),
+            Self::Buildroot { output } => {
+                let buildroot = Buildroot::open(checkout, architecture, output.clone(), cache)?;
+                stage("Buildroot", || buildroot.make.run(&[]))?;
+                let pin = &buildroot.pinned.pin;
+                let base = base::buildroot::load(architecture, &buildroot.base(), pin, &list)?;
+                Ok((base, Tools { folders: buildroot.host_tools() }))
+            }
+            Self::Folder(folder) => {
+                let pinned = buildroot::pin::read(&checkout.join("buildroot"))?;
+                let base = base::buildroot::load(architecture, folder, &pinned.pin, &list)?;
+                Ok((base, Tools::default()))
+            }
+        }
+    }
 }
 
 /// What to build and where to put it.
@@ -79,11 +119,7 @@ pub fn build(options: &Options) -> Result<Report> {
     let mut trusted = vec![*signing_key.verifying_key().as_bytes()];
     trusted.extend(&options.trust);
 
-    let base = match options.base {
-        BaseKind::Debian => {
-            base::debian::load(architecture, &options.cache, &modules_list(&options.checkout)?)?
-        }
-    };
+    let (base, tools) = options.base.load(options, architecture)?;
     let compiler = Compiler {
         checkout: &options.checkout,
         metadata: &metadata,
@@ -98,6 +134,7 @@ pub fn build(options: &Options) -> Result<Report> {
 
     let parts = Parts {
         architecture,
+        tools,
         base,
         program,
         stage_one,
@@ -109,15 +146,17 @@ pub fn build(options: &Options) -> Result<Report> {
     let assembly = assemble::assemble(&parts, &signing_key)?;
 
     let summary = &assembly.slot.summary;
-    let report = Report::of(version.as_str(), &parts.base, &assembly, &parts.boot_manager);
+    let report = Report::of(
+        version.as_str(),
+        options.base.name(),
+        &parts.base,
+        &assembly,
+        &parts.boot_manager,
+    );
     let bill = stage("bill of materials (CycloneDX)", || {
-        sbom::build(
-            &options.checkout,
-            architecture,
-            &parts.base.origins,
-            version.as_str(),
-            &summary.sha256,
-        )
+        let mut origins = parts.base.origins.clone();
+        origins.extend(linked::origins(&options.checkout, architecture)?);
+        sbom::build(&options.checkout, architecture, &origins, version.as_str(), &summary.sha256)
     })?;
     write(&options.out, &assembly, &report, &bill)?;
     if let Some(heavy) = report.too_heavy().first() {

@@ -1,7 +1,8 @@
 //! The read-only root file system: one program with its names, the kernel's modules, the file
 //! system that a new data partition starts as, and mount points.
 
-use crate::modules::{self, Module};
+use crate::base::Base;
+use crate::modules;
 use crate::tree::Tree;
 use anyhow::Result;
 
@@ -15,8 +16,7 @@ const MOUNT_POINTS: [&str; 6] = ["data", "dev", "proc", "run", "sys", "tmp"];
 pub fn layout(
     program: Vec<u8>,
     data_template: Vec<u8>,
-    release: &str,
-    modules: &[Module],
+    base: &Base,
     version: &str,
 ) -> Result<Tree> {
     let mut tree = Tree::new();
@@ -26,7 +26,7 @@ pub fn layout(
     tree.file("usr/lib/os-release", os_release(version).into_bytes())?;
     tree.link("etc/os-release", "../usr/lib/os-release")?;
     tree.file("usr/lib/portcullis/data.ext4", data_template)?;
-    modules::install(&mut tree, release, modules.iter())?;
+    modules::install(&mut tree, &base.release, base.modules.iter(), &base.built_in)?;
     for mount_point in MOUNT_POINTS {
         tree.directory(mount_point)?;
     }
@@ -44,11 +44,20 @@ pub fn os_release(version: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::layout;
+    use crate::base::Base;
     use crate::tree::Node;
 
     #[test]
     fn holds_one_program_and_no_shell() {
-        let tree = layout(b"program".to_vec(), b"ext4".to_vec(), "6.12", &[], "1.2.3").unwrap();
+        let base = Base {
+            release: "6.12".into(),
+            kernel: Vec::new(),
+            modules: Vec::new(),
+            built_in: Vec::new(),
+            stub: Vec::new(),
+            origins: Vec::new(),
+        };
+        let tree = layout(b"program".to_vec(), b"ext4".to_vec(), &base, "1.2.3").unwrap();
         let programs: Vec<&str> = tree
             .iter()
             .filter(|(_, node)| matches!(node, Node::File { mode, .. } if mode & 0o111 != 0))

@@ -148,7 +148,7 @@ mod tests {
             license: "GPL-2.0-only".into(),
             purl: "pkg:deb/debian/linux@6.12".into(),
             sha256: "00".into(),
-            role: "kernel",
+            role: "kernel".into(),
         };
         let text = build(checkout, &X86_64, &[kernel], "1.2.3", &[7; 32]).unwrap();
         let bill: Value = serde_json::from_slice(&text).unwrap();

@@ -28,13 +28,21 @@ pub struct Component {
 pub struct Report {
     /// Version of the image.
     pub version: String,
+    /// Where its kernel comes from: `debian`, `buildroot`.
+    pub base: String,
     /// Its components; the first is the slot blob.
     pub components: Vec<Component>,
 }
 
 impl Report {
     /// Weighs an image.
-    pub fn of(version: &str, base: &Base, assembly: &Assembly, boot_manager: &[u8]) -> Self {
+    pub fn of(
+        version: &str,
+        base_name: &str,
+        base: &Base,
+        assembly: &Assembly,
+        boot_manager: &[u8],
+    ) -> Self {
         let manifest = &assembly.slot.summary.manifest;
         let (root, initrd) = (&assembly.root_tree, &assembly.initrd_tree);
         let rows = [
@@ -57,7 +65,11 @@ impl Report {
             bytes,
             bound,
         };
-        Self { version: version.to_owned(), components: rows.into_iter().map(component).collect() }
+        Self {
+            version: version.to_owned(),
+            base: base_name.to_owned(),
+            components: rows.into_iter().map(component).collect(),
+        }
     }
 
     /// The components that are heavier than they may be.
@@ -71,8 +83,8 @@ impl Report {
     /// The report as a table for people.
     pub fn table(&self) -> String {
         let mut table = format!(
-            "Portcullis {}\n{:<36} {:>12} {:>9}  bound\n",
-            self.version, "component", "bytes", "MiB"
+            "Portcullis {} on {}\n{:<36} {:>12} {:>9}  bound\n",
+            self.version, self.base, "component", "bytes", "MiB"
         );
         for Component { name, bytes, bound } in &self.components {
             let bound = bound.map_or_else(String::new, |bound| format!("{} MiB", bound / MIB));
@@ -94,6 +106,7 @@ mod tests {
             |name: &str, bytes, bound| Component { name: name.to_owned(), bytes, bound };
         let report = Report {
             version: "1".into(),
+            base: "debian".into(),
             components: vec![
                 component("slot", 11, Some(10)),
                 component("a", 10, Some(10)),

@@ -1,7 +1,8 @@
 //! What a program is built from, as one digest: the key of its cache entry.
 
 use crate::digest::Digest;
-use crate::tool::{CARGO, RUSTC, Tool};
+use crate::linked;
+use crate::tool::{CARGO, CC, RUSTC, Tool};
 use anyhow::{Context, Result};
 use cargo_metadata::{Metadata, Package, PackageId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -78,7 +79,7 @@ pub fn closure<'a>(metadata: &'a Metadata, root: &str, follow: Follow) -> Result
 }
 
 /// The digest of everything that `package` is built from: its sources and those of the workspace's packages it needs,
-/// the lock file (which pins all others by hash), the compilers, and `settings`.
+/// the lock file (which pins all others by hash), the compilers, the C library, and `settings`.
 ///
 /// # Errors
 /// When a source file cannot be read or the compiler is missing.
@@ -94,7 +95,8 @@ pub fn digest(
     // rustup picks the toolchain that the checkout pins.
     compiler.current_dir(checkout);
     parts.push(RUSTC.run(compiler)?);
-    parts.push(version_of(Tool { program: "cc", package: "gcc" }));
+    parts.push(version_of(CC));
+    parts.push(linked::c_library()?.0.to_vec());
     parts.push(version_of(Tool { program: "bpf-linker", package: "rustup" }));
     for name in COMMON {
         parts.push(name.as_bytes().to_vec());

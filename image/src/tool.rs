@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
 use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// A program of the host.
@@ -38,13 +39,43 @@ pub const QEMU_IMG: Tool = Tool { program: "qemu-img", package: "qemu-utils" };
 pub const GIT: Tool = Tool { program: "git", package: "git" };
 /// Builds the Rust programs.
 pub const CARGO: Tool = Tool { program: "cargo", package: "rustup" };
+/// Where the archives are that static programs are linked with.
+pub const CC: Tool = Tool { program: "cc", package: "gcc" };
 /// Version of the compiler.
 pub const RUSTC: Tool = Tool { program: "rustc", package: "rustup" };
+
+/// Folders whose programs go before those of the host: a base may bring its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tools {
+    /// In the order in which they are looked through.
+    pub folders: Vec<PathBuf>,
+}
+
+impl Tools {
+    /// A command of this tool, as [`Tool::command`].
+    pub fn command<S: AsRef<OsStr>>(
+        &self,
+        tool: Tool,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Command {
+        let name = Path::new(tool.program).file_name().unwrap_or_default();
+        let own = self.folders.iter().map(|folder| folder.join(name)).find(|path| path.exists());
+        tool.command_at(own.as_deref().unwrap_or(Path::new(tool.program)), arguments)
+    }
+}
 
 impl Tool {
     /// A command with these arguments, in a locale and time zone that do not depend on who builds.
     pub fn command<S: AsRef<OsStr>>(self, arguments: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(self.program);
+        self.command_at(Path::new(self.program), arguments)
+    }
+
+    fn command_at<S: AsRef<OsStr>>(
+        self,
+        program: &Path,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Command {
+        let mut command = Command::new(program);
         command.args(arguments).env("LC_ALL", "C").env("TZ", "UTC").stdin(Stdio::null());
         command
     }
@@ -108,7 +139,7 @@ impl Tool {
 
 #[cfg(test)]
 mod tests {
-    use super::Tool;
+    use super::{Tool, Tools};
 
     #[test]
     fn a_missing_program_names_its_package() {
@@ -116,6 +147,16 @@ mod tests {
         let error = tool.run(tool.command(["--version"])).unwrap_err().to_string();
         assert!(error.contains("portcullis-no-such-program"), "{error}");
         assert!(error.contains("apt-get install some-package"), "{error}");
+    }
+
+    #[test]
+    fn a_base_brings_its_own_tools() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/bin/echo", folder.path().join("true")).unwrap();
+        let tools = Tools { folders: vec![folder.path().to_owned()] };
+        let tool = Tool { program: "/usr/bin/true", package: "coreutils" };
+        assert_eq!(tool.text(tools.command(tool, ["own"])).unwrap(), "own\n");
+        assert_eq!(tool.text(Tools::default().command(tool, ["own"])).unwrap(), "");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use portcullis_image::base::Base;
 use portcullis_image::digest::Digest;
 use portcullis_image::inspect::inspect;
 use portcullis_image::modules::{Module, info::Info};
+use portcullis_image::tool::Tools;
 use portcullis_image::{disk, qcow2};
 use std::fs;
 use std::path::Path;
@@ -33,10 +34,12 @@ fn parts() -> Result<Parts> {
     };
     Ok(Parts {
         architecture: &X86_64,
+        tools: Tools::default(),
         base: Base {
             release: "6.12.0-test".into(),
             kernel: (0..200_000_u32).flat_map(u32::to_le_bytes).collect(),
             modules: vec![module("virtio_blk", true), module("virtio_net", false)],
+            built_in: vec!["kernel/drivers/md/dm-mod.ko".into()],
             stub: fs::read(X86_64.stub).context("the Debian package systemd-boot-efi")?,
             origins: Vec::new(),
         },

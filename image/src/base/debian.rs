@@ -2,20 +2,17 @@
 //!
 //! apt finds the package, checks the archive's signature and says the package's hash; nothing is installed.
 
-use super::{Base, Origin};
+use super::{Base, Origin, stub};
 use crate::architecture::Architecture;
 use crate::cache::Cache;
+use crate::debian::purl;
 use crate::digest::Digest;
 use crate::modules::list;
-use crate::modules::select::Library;
 use crate::progress::stage;
-use crate::tool::{APT_CACHE, APT_GET, DPKG_DEB, DPKG_QUERY, Tool};
+use crate::tool::{APT_CACHE, APT_GET, DPKG_DEB};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// The Debian package of the stub.
-const STUB_PACKAGE: &str = "systemd-boot-efi";
 
 /// Gets kernel, modules and stub; `modules_list` is the text of `modules.list`.
 ///
@@ -23,7 +20,7 @@ const STUB_PACKAGE: &str = "systemd-boot-efi";
 /// When the host is no Debian that has this kernel, the package cannot be had, or a wanted module is missing.
 pub fn load(architecture: &Architecture, cache: &Cache, modules_list: &str) -> Result<Base> {
     let wanted = list::parse(modules_list)?;
-    let stub = read_stub(architecture)?;
+    let stub = stub::read(architecture)?;
     let record = stage("kernel package (apt)", || kernel_record(architecture))?;
     let package = stage("kernel download", || download(&record, cache))?;
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
@@ -37,27 +34,10 @@ pub fn load(architecture: &Architecture, cache: &Cache, modules_list: &str) -> R
     let kernel_path = folder.path().join("boot").join(format!("vmlinuz-{release}"));
     let kernel =
         fs::read(&kernel_path).with_context(|| format!("cannot read {}", kernel_path.display()))?;
-    let modules = stage("kernel modules", || Library::open(&modules_folder)?.select(&wanted))?;
-    for module in &modules {
-        let built_for = module.info.release.as_deref().unwrap_or_default();
-        ensure!(
-            built_for == release,
-            "module {} is for kernel {built_for:?}, not {release}",
-            module.name
-        );
-    }
-
-    let origins = vec![record.origin(architecture), stub_origin(architecture, &stub)?];
-    Ok(Base { release, kernel, modules, stub, origins })
-}
-
-fn read_stub(architecture: &Architecture) -> Result<Vec<u8>> {
-    fs::read(architecture.stub).with_context(|| {
-        format!(
-            "cannot read the EFI stub {}; it is in the Debian package {STUB_PACKAGE}: apt-get install {STUB_PACKAGE}",
-            architecture.stub
-        )
-    })
+    let (modules, built_in) =
+        stage("kernel modules", || super::modules(&modules_folder, &wanted, &release))?;
+    let origins = vec![record.origin(architecture), stub::origin(architecture)?];
+    Ok(Base { release, kernel, modules, built_in, stub, origins })
 }
 
 /// What apt says about a package.
@@ -76,7 +56,7 @@ impl Record {
             license: "GPL-2.0-only WITH Linux-syscall-note".to_owned(),
             purl: purl(&self.name, &self.version, architecture),
             sha256: self.sha256.clone(),
-            role: "kernel and modules",
+            role: "kernel and modules".to_owned(),
         }
     }
 }
@@ -163,31 +143,9 @@ fn find_modules(package: &Path) -> Result<(String, PathBuf)> {
     bail!("the kernel package has no folder lib/modules or usr/lib/modules")
 }
 
-fn stub_origin(architecture: &Architecture, stub: &[u8]) -> Result<Origin> {
-    let version = installed_version(DPKG_QUERY, STUB_PACKAGE)?;
-    Ok(Origin {
-        purl: purl(STUB_PACKAGE, &version, architecture),
-        name: STUB_PACKAGE.to_owned(),
-        version,
-        license: "LGPL-2.1-or-later".to_owned(),
-        sha256: Digest::of(stub).to_string(),
-        role: "EFI stub",
-    })
-}
-
-fn installed_version(tool: Tool, package: &str) -> Result<String> {
-    tool.text(tool.command(["--show", "--showformat=${Version}", package]))
-}
-
-fn purl(name: &str, version: &str, architecture: &Architecture) -> String {
-    let escape = |text: &str| text.replace('+', "%2B").replace(':', "%3A").replace('~', "%7E");
-    format!("pkg:deb/debian/{}@{}?arch={}", escape(name), escape(version), architecture.debian)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Record, depends_of, purl, record_of};
-    use crate::architecture::X86_64;
+    use super::{Record, depends_of, record_of};
 
     const META: &str = "Package: linux-image-6.12-amd64\nVersion: 6.12.117-1~deb12u1\n\
                         Provides: linux-image-6.0.0\nPre-Depends: x\n\
@@ -208,13 +166,5 @@ mod tests {
         };
         assert_eq!(record_of(META), Some(expected));
         assert_eq!(record_of("Package: x\nVersion: 1\n"), None);
-    }
-
-    #[test]
-    fn purls_escape_what_has_a_meaning_there() {
-        assert_eq!(
-            purl("linux-image-6.12.117+deb12-amd64", "6.12.117-1~deb12u1", &X86_64),
-            "pkg:deb/debian/linux-image-6.12.117%2Bdeb12-amd64@6.12.117-1%7Edeb12u1?arch=amd64"
-        );
     }
 }

@@ -1,8 +1,15 @@
 //! The base: what an image takes from elsewhere. Kernel, modules and EFI stub.
 
+pub mod buildroot;
 pub mod debian;
+pub mod stub;
 
 use crate::modules::Module;
+use crate::modules::list::Wanted;
+use crate::modules::select::Library;
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// A kernel with its modules and the stub that starts it.
 #[derive(Debug, Clone)]
@@ -13,6 +20,8 @@ pub struct Base {
     pub kernel: Vec<u8>,
     /// The modules of `modules.list` and what they need, sorted by name.
     pub modules: Vec<Module>,
+    /// Those of `modules.list` that are part of the kernel itself, as lines of `modules.builtin`, sorted.
+    pub built_in: Vec<String>,
     /// The EFI stub.
     pub stub: Vec<u8>,
     /// Where all that came from, for the SBOM.
@@ -20,7 +29,8 @@ pub struct Base {
 }
 
 /// A package that a part of the base came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Origin {
     /// Name of the package.
     pub name: String,
@@ -33,5 +43,20 @@ pub struct Origin {
     /// SHA-256 of the package or, where only that is known, of the file taken from it; hexadecimal.
     pub sha256: String,
     /// What it gives to the image.
-    pub role: &'static str,
+    pub role: String,
+}
+
+/// The wanted modules of the folder `/lib/modules/RELEASE`, and those that are built in.
+fn modules(folder: &Path, wanted: &[Wanted], release: &str) -> Result<(Vec<Module>, Vec<String>)> {
+    let library = Library::open(folder)?;
+    let modules = library.select(wanted)?;
+    for module in &modules {
+        let built_for = module.info.release.as_deref().unwrap_or_default();
+        ensure!(
+            built_for == release,
+            "module {} is for kernel {built_for:?}, not {release}",
+            module.name
+        );
+    }
+    Ok((modules, library.built_in(wanted)))
 }

@@ -1,7 +1,8 @@
 //! The kernel modules of the image: which ones (`modules.list` and what they depend on) and the tables init reads.
 //!
 //! [`list`] says which modules are wanted where, [`info`] what a module says about itself, [`select`] follows the
-//! dependencies, [`tables`] writes `modules.dep`, `modules.alias` and `modules.softdep`.
+//! dependencies, [`tables`] writes `modules.dep`, `modules.alias` and `modules.softdep`. What of the list is part of the kernel itself
+//! stands in `modules.builtin`.
 
 pub mod info;
 pub mod list;
@@ -34,7 +35,7 @@ pub fn canonical_name(name: &str) -> String {
     name.replace('-', "_")
 }
 
-/// Adds modules and their tables under `usr/lib/modules/RELEASE`.
+/// Adds modules, their tables and the list of those that are `built_in` under `usr/lib/modules/RELEASE`.
 ///
 /// # Errors
 /// When a path of a module is not a plain relative one.
@@ -42,6 +43,7 @@ pub fn install<'a>(
     tree: &mut Tree,
     release: &str,
     modules: impl Iterator<Item = &'a Module> + Clone,
+    built_in: &[String],
 ) -> Result<()> {
     let folder = format!("usr/lib/modules/{release}");
     for module in modules.clone() {
@@ -49,5 +51,7 @@ pub fn install<'a>(
     }
     tree.file(&format!("{folder}/modules.dep"), tables::dep(modules.clone()).into_bytes())?;
     tree.file(&format!("{folder}/modules.alias"), tables::alias(modules.clone()).into_bytes())?;
-    tree.file(&format!("{folder}/modules.softdep"), tables::softdep(modules).into_bytes())
+    tree.file(&format!("{folder}/modules.softdep"), tables::softdep(modules).into_bytes())?;
+    let built_in: String = built_in.iter().map(|path| format!("{path}\n")).collect();
+    tree.file(&format!("{folder}/modules.builtin"), built_in.into_bytes())
 }

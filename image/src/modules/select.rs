@@ -4,7 +4,7 @@ use super::info::{self, Info};
 use super::list::Wanted;
 use super::{Module, canonical_name};
 use anyhow::{Context, Result, bail};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 pub struct Library {
     folder: PathBuf,
     files: BTreeMap<String, String>,
-    built_in: BTreeSet<String>,
+    /// Name and path of what is part of the kernel itself.
+    built_in: BTreeMap<String, String>,
 }
 
 impl Library {
@@ -26,10 +27,11 @@ impl Library {
         let built_in = fs::read_to_string(&builtin_path)
             .with_context(|| format!("cannot read {}", builtin_path.display()))?
             .lines()
-            .map(name_of_path)
+            .map(|path| (name_of_path(path), path.to_owned()))
             .collect();
         let mut files = BTreeMap::new();
-        let mut folders = vec![folder.join("kernel")];
+        // A kernel with everything built in has no folder of modules.
+        let mut folders = Vec::from_iter(Some(folder.join("kernel")).filter(|top| top.exists()));
         while let Some(next) = folders.pop() {
             for entry in
                 fs::read_dir(&next).with_context(|| format!("cannot read {}", next.display()))?
@@ -61,7 +63,7 @@ impl Library {
         let mut chosen: BTreeMap<String, Module> = BTreeMap::new();
         for wanted in wanted {
             if !self.files.contains_key(&wanted.name) {
-                if self.built_in.contains(&wanted.name) || wanted.optional {
+                if self.built_in.contains_key(&wanted.name) || wanted.optional {
                     continue;
                 }
                 bail!(
@@ -72,6 +74,14 @@ impl Library {
             self.add(&mut chosen, &wanted.name, wanted.boot)?;
         }
         Ok(chosen.into_values().collect())
+    }
+
+    /// The wanted ones that are part of the kernel itself, as paths of `modules.builtin`, sorted.
+    pub fn built_in(&self, wanted: &[Wanted]) -> Vec<String> {
+        let mut paths: Vec<String> =
+            wanted.iter().filter_map(|wanted| self.built_in.get(&wanted.name).cloned()).collect();
+        paths.sort();
+        paths
     }
 
     fn add(&self, chosen: &mut BTreeMap<String, Module>, name: &str, boot: bool) -> Result<()> {
@@ -96,7 +106,7 @@ impl Library {
 
     fn dependencies(&self, name: &str, info: &Info) -> Result<Vec<String>> {
         for dependency in &info.depends {
-            if !self.files.contains_key(dependency) && !self.built_in.contains(dependency) {
+            if !self.files.contains_key(dependency) && !self.built_in.contains_key(dependency) {
                 bail!("module {name} needs {dependency}, which the kernel package does not have");
             }
         }
@@ -143,11 +153,32 @@ fn name_of_path(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::name_of_path;
+    use super::{Library, name_of_path};
+    use crate::modules::list;
+    use std::fs;
 
     #[test]
     fn names_modules_by_their_files() {
         assert_eq!(name_of_path("kernel/drivers/md/dm-verity.ko.xz"), "dm_verity");
         assert_eq!(name_of_path("kernel/net/8021q/8021q.ko"), "8021q");
+    }
+
+    #[test]
+    fn a_kernel_with_everything_built_in_needs_no_files() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Library::open(folder.path()).is_err(), "nothing says what is built in");
+        let table =
+            "kernel/net/bridge/bridge.ko\nkernel/drivers/md/dm-mod.ko\nkernel/lib/other.ko\n";
+        fs::write(folder.path().join("modules.builtin"), table).unwrap();
+        let library = Library::open(folder.path()).unwrap();
+        let wanted = list::parse("root bridge\nboot dm_mod\nboot crc32c_intel?\n").unwrap();
+        assert_eq!(library.select(&wanted).unwrap(), []);
+        assert_eq!(
+            library.built_in(&wanted),
+            ["kernel/drivers/md/dm-mod.ko", "kernel/net/bridge/bridge.ko"]
+        );
+        let missing = list::parse("root tun\n").unwrap();
+        let error = library.select(&missing).unwrap_err().to_string();
+        assert!(error.contains("no module tun"), "{error}");
     }
 }

@@ -1,4 +1,5 @@
-//! The tables of a module folder: `modules.dep`, `modules.alias`, `modules.softdep`.
+//! The tables of a module folder: `modules.dep`, `modules.alias`, `modules.softdep`,
+//! `modules.builtin`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,6 +31,8 @@ pub struct Index {
     modules: BTreeMap<String, Module>,
     /// (pattern, module), in the table's order.
     aliases: Vec<(String, String)>,
+    /// What is part of the kernel itself.
+    built_in: BTreeSet<String>,
 }
 
 impl Index {
@@ -64,6 +67,17 @@ impl Index {
             }
         }
         index
+    }
+
+    /// Adds `modules.builtin`: one path a line, as if the kernel's parts were files too.
+    pub fn with_built_in(mut self, table: &str) -> Self {
+        self.built_in = table.lines().map(|path| canonical(name_of(path.trim()))).collect();
+        self
+    }
+
+    /// Whether this is the name of a part of the kernel. Not every part shows in /sys/module.
+    pub fn is_built_in(&self, name: &str) -> bool {
+        self.built_in.contains(&canonical(name))
     }
 
     /// Files to load for the module or alias `name`, in order; empty if there is none.
@@ -147,6 +161,14 @@ mod tests {
         assert_eq!(index().resolve("virtio_net"), expected);
         assert!(index().matching("virtio:d00000002v00001AF4").is_empty());
         assert!(index().resolve("nothing").is_empty());
+    }
+
+    #[test]
+    fn what_is_built_in_is_known_by_name() {
+        let index =
+            index().with_built_in("kernel/fs/erofs/erofs.ko\nkernel/drivers/md/dm-mod.ko\n");
+        assert!(index.is_built_in("erofs") && index.is_built_in("dm_mod"));
+        assert!(!index.is_built_in("ext4") && index.resolve("erofs").is_empty());
     }
 
     #[test]

@@ -84,7 +84,8 @@ impl Loader {
             &read("modules.dep")?,
             &read("modules.alias")?,
             &read("modules.softdep").unwrap_or_default(),
-        );
+        )
+        .with_built_in(&read("modules.builtin").unwrap_or_default());
         Ok(Self { folder, index, coldplugged: Mutex::default() })
     }
 
@@ -94,7 +95,7 @@ impl Loader {
     /// # Errors
     /// If the image has no such module or the kernel does not take it.
     pub fn load(&self, name: &str) -> Result<(), ModuleError> {
-        if present(name) {
+        if self.is_there(name) {
             return Ok(());
         }
         let order = self.index.resolve(name);
@@ -138,7 +139,7 @@ impl Loader {
         let mut dealt_with = self.coldplugged();
         let mut failed = Vec::new();
         let mut jobs: Vec<Vec<String>> = Vec::new();
-        for name in others.iter().filter(|name| !present(name)) {
+        for name in others.iter().filter(|name| !self.is_there(name)) {
             let order = self.index.resolve(name);
             if order.is_empty() {
                 failed.push(ModuleError::Unknown(name.clone()));
@@ -159,6 +160,10 @@ impl Loader {
             failed.extend(insert_all(&self.folder, &jobs));
             dealt_with.paths.extend(std::mem::take(&mut jobs).into_iter().flatten());
         }
+    }
+
+    fn is_there(&self, name: &str) -> bool {
+        self.index.is_built_in(name) || present(name)
     }
 
     fn coldplugged(&self) -> MutexGuard<'_, Coldplugged> {
@@ -205,7 +210,8 @@ fn insert(folder: &Path, path: &str) -> Result<(), ModuleError> {
     }
 }
 
-/// Whether the kernel has a module built in or ready under this name. One that another thread is
+/// Whether /sys shows a module as ready under this name; one that is built in shows only if it has
+/// parameters or a version. One that another thread is
 /// loading is not ready: who needs it asks the kernel for it, which waits.
 fn present(name: &str) -> bool {
     let folder = Path::new("/sys/module").join(canonical(name));

@@ -22,6 +22,9 @@ struct Arguments {
     /// Also what takes too long for every change.
     #[arg(long)]
     long: bool,
+    /// Base that the image was built on.
+    #[arg(long, default_value = "debian")]
+    base: String,
     /// Disk image (raw).
     #[arg(long, default_value = "target/image/portcullis.raw")]
     image: PathBuf,
@@ -32,7 +35,7 @@ struct Arguments {
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    let chosen: Vec<_> = stories::all(arguments.long)
+    let chosen: Vec<_> = stories::all(arguments.long, &arguments.base)
         .into_iter()
         .filter(|story| arguments.filter.as_ref().is_none_or(|word| story.name.contains(word)))
         .collect();
@@ -42,5 +45,6 @@ fn main() -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    runner::run(&chosen, &arguments.image, &arguments.out)
+    let stage = scene::Stage::new(&arguments.image, &arguments.base)?;
+    runner::run(&chosen, &stage, &arguments.out)
 }

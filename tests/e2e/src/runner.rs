@@ -12,19 +12,17 @@ use crate::{
 /// Runs all and prints one line for each, then the counts.
 ///
 /// # Errors
-/// If nothing was chosen or the stage cannot be built; a failed story is no error but the exit
-/// code.
-pub fn run(stories: &[Story], image: &Path, out: &Path) -> Result<ExitCode> {
+/// If nothing was chosen; a failed story is no error but the exit code.
+pub fn run(stories: &[Story], stage: &Stage, out: &Path) -> Result<ExitCode> {
     if stories.is_empty() {
         bail!("no story has such a name; see --list");
     }
     std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
-    let stage = Stage::new(image)?;
     let mut shared: Option<Scene> = None;
     let (mut passed, mut failed) = (0, 0);
     for story in stories {
         let start = Instant::now();
-        let outcome = tell(story, &stage, &mut shared);
+        let outcome = tell(story, stage, &mut shared);
         let seconds = start.elapsed().as_secs_f64();
         match outcome {
             Ok(()) => {

@@ -13,6 +13,7 @@ const DISK_MIB: u64 = 1280;
 /// Makes scenes from one image.
 pub struct Stage {
     image: PathBuf,
+    base: String,
 }
 
 /// A lab with a disk of its own.
@@ -21,20 +22,22 @@ pub struct Scene {
     pub lab: Lab,
     /// The image that the disk was made from.
     pub image: PathBuf,
+    /// The base that the image was built on.
+    pub base: String,
     folder: TempDir,
 }
 
 impl Stage {
-    pub fn new(image: &Path) -> Result<Self> {
+    pub fn new(image: &Path, base: &str) -> Result<Self> {
         ensure!(image.exists(), "{} does not exist: run `make image` first", image.display());
-        Ok(Self { image: image.to_owned() })
+        Ok(Self { image: image.to_owned(), base: base.to_owned() })
     }
 
     pub fn scene(&self) -> Result<Scene> {
         let folder = tempfile::Builder::new().prefix("portcullis-e2e-").tempdir()?;
         let disk = Disk::overlay(&self.image, &folder.path().join("disk.qcow2"), Some(DISK_MIB))?;
         let lab = Lab::new(folder.path(), disk)?;
-        Ok(Scene { lab, image: self.image.clone(), folder })
+        Ok(Scene { lab, image: self.image.clone(), base: self.base.clone(), folder })
     }
 }
 
@@ -55,6 +58,13 @@ impl Scene {
         let disk = Disk::raw_copy(&self.image, &path, Some(DISK_MIB))?;
         self.lab = Lab::new(self.folder.path(), disk)?;
         Ok(path)
+    }
+
+    /// Replaces the disk by one made from another image while the power is off.
+    pub fn use_image(&mut self, image: &Path) -> Result<()> {
+        let path = self.folder.path().join("other.qcow2");
+        self.lab = Lab::new(self.folder.path(), Disk::overlay(image, &path, Some(DISK_MIB))?)?;
+        Ok(())
     }
 
     /// A folder for files of the story.

@@ -1,6 +1,7 @@
 //! The stories, in the order in which they are told: those that share a running appliance first.
 
 mod apply;
+mod base;
 mod config_volume;
 mod download;
 mod full_disk;
@@ -39,8 +40,8 @@ impl Story {
     }
 }
 
-/// All stories; with `long` also those that take too long for every change.
-pub fn all(long: bool) -> Vec<Story> {
+/// All stories for an image on `base`; with `long` also those that take too long for every change.
+pub fn all(long: bool, base: &str) -> Vec<Story> {
     let mut stories = vec![
         Story::shared("lease-by-udhcpc", lease::by_udhcpc),
         Story::shared("lease-by-dhclient", lease::by_dhclient),
@@ -66,6 +67,10 @@ pub fn all(long: bool) -> Vec<Story> {
         Story::own("256-mb-guest-works", small_memory::works),
         Story::own("same-inputs-same-image", reproducible::assembled_twice),
     ];
+    if base == "debian" {
+        // What comes after Buildroot, without Buildroot.
+        stories.push(Story::own("kernel-handed-over-as-by-buildroot-boots", base::handed_over));
+    }
     if long {
         stories.push(Story::own("same-commit-same-image-from-nothing", reproducible::from_nothing));
     }

@@ -10,11 +10,12 @@ use crate::scene::Scene;
 /// Assembled again in another folder, from the binaries in the cache.
 pub fn assembled_twice(scene: &mut Scene) -> Result<()> {
     let again = scene.folder().join("again");
-    build(Path::new("."), &again, &[])?;
+    build(Path::new("."), &scene.base, &again, &[])?;
     same(scene.image.parent().unwrap_or(Path::new(".")), &again)
 }
 
-/// Everything compiled again, in another checkout and with an empty cache.
+/// Everything compiled again, in another checkout and with an empty cache; with base `buildroot`
+/// that includes the compilers and the kernel.
 pub fn from_nothing(scene: &mut Scene) -> Result<()> {
     let checkout = scene.folder().join("checkout");
     execute(Command::new("git").args(["clone", "-q", "--no-local", "."]).arg(&checkout))?;
@@ -27,35 +28,37 @@ pub fn from_nothing(scene: &mut Scene) -> Result<()> {
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
         .unwrap_or_default()
         .join("portcullis");
-    for input in ["keys", "bin", "tools"] {
+    for input in ["keys", "bin", "tools", "buildroot", "downloads"] {
         let target = own.join(input);
         std::os::unix::fs::symlink(target, cache.join("portcullis").join(input))?;
     }
-    build(&checkout, &again, &[("XDG_CACHE_HOME", cache.as_path())])?;
+    build(&checkout, &scene.base, &again, &[("XDG_CACHE_HOME", cache.as_path())])?;
     same(scene.image.parent().unwrap_or(Path::new(".")), &again)
 }
 
-fn build(checkout: &Path, out: &Path, environment: &[(&str, &Path)]) -> Result<()> {
-    let mut command = Command::new("cargo");
-    command
-        .current_dir(checkout)
-        .args([
-            "run",
-            "--quiet",
-            "--locked",
-            "--package",
-            "portcullis-image",
-            "--",
-            "build",
-            "--out",
-        ])
-        .arg(out)
-        .envs(environment.iter().copied());
-    execute(&mut command)?;
+fn build(checkout: &Path, base: &str, out: &Path, environment: &[(&str, &Path)]) -> Result<()> {
+    let mut command = builder(checkout);
+    command.args(["build", "--base", base, "--out"]).arg(out);
+    execute(command.envs(environment.iter().copied()))?;
     Ok(())
 }
 
-fn same(one: &Path, other: &Path) -> Result<()> {
+/// The image builder of a checkout.
+pub fn builder(checkout: &Path) -> Command {
+    let mut command = Command::new("cargo");
+    command.current_dir(checkout).args([
+        "run",
+        "--quiet",
+        "--locked",
+        "--package",
+        "portcullis-image",
+        "--",
+    ]);
+    command
+}
+
+/// Fails with the first byte in which two image folders differ.
+pub fn same(one: &Path, other: &Path) -> Result<()> {
     for name in ["portcullis.slot", "portcullis.raw"] {
         let [a, b] = [one.join(name), other.join(name)];
         let equal = Command::new("cmp").arg(&a).arg(&b).output()?;
