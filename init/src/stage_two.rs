@@ -434,12 +434,15 @@ async fn confirm_when_healthy(
 ) {
     let mut report_ready = Some(report_ready);
     loop {
+        // What a service has to do beyond being ready delays health, not this.
+        if let Some(report) = report_ready.take()
+            && health.wait_for(|h| h.changes > 0 && h.ready).await.is_ok()
+        {
+            report(since_start());
+        }
         let healthy = health.wait_for(|h| h.changes > 0 && h.problems.is_empty()).await.is_ok();
         if !healthy {
             return;
-        }
-        if let Some(report) = report_ready.take() {
-            report(since_start());
         }
         let unwell = health.wait_for(|h| !h.problems.is_empty());
         if tokio::time::timeout(health::SETTLED, unwell).await.is_ok() {

@@ -13,6 +13,8 @@ use std::{
     process::Command,
 };
 
+use sha2::{Digest, Sha256};
+
 const PACKAGE: &str = "portcullis-datapath";
 const TARGET: &str = "bpfel-unknown-none";
 const LINKER: &str = "bpf-linker";
@@ -30,8 +32,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let target_dir = out.join("target");
     build(&root, &linker, &target_dir)?;
     let built = target_dir.join(TARGET).join("release").join(PACKAGE);
-    std::fs::copy(&built, out.join("datapath.o"))
-        .map_err(|error| format!("{}: {error}", built.display()))?;
+    let object = std::fs::read(&built).map_err(|error| format!("{}: {error}", built.display()))?;
+    std::fs::write(out.join("datapath.o"), &object)?;
+    // By this the service knows programs of its own build again.
+    let digest = Sha256::digest(&object);
+    let hex: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    println!("cargo:rustc-env=DATAPATH_BUILD={hex}");
     Ok(())
 }
 

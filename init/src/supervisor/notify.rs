@@ -15,6 +15,8 @@ pub struct Message {
     pub alive: bool,
     /// STATUS=.
     pub status: Option<String>,
+    /// X_PORTCULLIS_PENDING=, our own: what the service still has to do to be whole; empty if nothing.
+    pub pending: Option<String>,
 }
 
 /// Reads a datagram.
@@ -24,15 +26,18 @@ pub fn parse(datagram: &[u8]) -> Message {
         match line.split_at_checked(line.iter().position(|&b| b == b'=').unwrap_or(line.len())) {
             Some((b"READY", b"=1")) => message.ready = true,
             Some((b"WATCHDOG", b"=1")) => message.alive = true,
-            Some((b"STATUS", text)) => {
-                let text = String::from_utf8_lossy(text.get(1..).unwrap_or_default());
-                let clean = text.chars().filter(|c| !c.is_control()).take(LONGEST_STATUS);
-                message.status = Some(clean.collect());
-            }
+            Some((b"STATUS", text)) => message.status = Some(clean(text)),
+            Some((b"X_PORTCULLIS_PENDING", text)) => message.pending = Some(clean(text)),
             _ => {}
         }
     }
     message
+}
+
+/// The text behind the sign, as it may be shown.
+fn clean(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text.get(1..).unwrap_or_default());
+    text.chars().filter(|c| !c.is_control()).take(LONGEST_STATUS).collect()
 }
 
 #[cfg(test)]
@@ -45,7 +50,11 @@ mod tests {
     fn known_lines_are_read_and_others_ignored() {
         let message = parse(b"READY=1\nSTATUS=8 leases\x1b[2J\nMAINPID=1\n");
         let status = Some("8 leases[2J".to_owned());
-        assert_eq!(message, Message { ready: true, alive: false, status });
+        assert_eq!(message, Message { ready: true, status, ..Message::default() });
+        let message = parse(b"X_PORTCULLIS_PENDING=7 of 9\nREADY=1");
+        let pending = Some("7 of 9".to_owned());
+        assert_eq!(message, Message { ready: true, pending, ..Message::default() });
+        assert_eq!(parse(b"X_PORTCULLIS_PENDING=").pending.as_deref(), Some(""));
         assert_eq!(parse(b"WATCHDOG=1"), Message { alive: true, ..Message::default() });
         assert_eq!(parse(b"READY=0\nREADY\n=1\nWATCHDOG=trigger"), Message::default());
     }

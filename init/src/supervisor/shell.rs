@@ -49,6 +49,8 @@ pub struct Settings {
 pub struct Health {
     /// What is wrong, one sentence each; empty if nothing.
     pub problems: Vec<String>,
+    /// Whether all essential services are ready. They may still have something to do: see `problems`.
+    pub ready: bool,
     /// Counted up with every change of any service.
     pub changes: u64,
 }
@@ -152,6 +154,8 @@ struct Entry {
     run: u64,
     listener: Option<JoinHandle<()>>,
     status_text: String,
+    /// What it still has to do to be whole.
+    pending: String,
     last_exit: String,
     since_unix_s: u64,
     /// When this run began, since the kernel started.
@@ -243,6 +247,13 @@ impl Supervisor {
             entry.status_text = text;
             self.health.send_modify(|h| h.changes += 1);
         }
+        if let Some(entry) = self.entries.get_mut(id)
+            && entry.run == run
+            && let Some(text) = message.pending
+        {
+            entry.pending = text;
+            self.tell_health();
+        }
         if message.ready {
             self.event(Event::Ready { id, run });
         }
@@ -320,6 +331,7 @@ impl Supervisor {
         entry.run = run;
         entry.started = since_start();
         entry.status_text.clear();
+        entry.pending.clear();
         let tell = (self.said.0.clone(), self.journal.clone());
         if let Err(error) =
             entry.start(id, &self.places, &self.program, self.console.as_ref(), tell)
@@ -360,13 +372,25 @@ impl Supervisor {
             }
             _ => tracing::debug!(service = name, state = state.name(), "state"),
         }
-        let problems = self
+        self.tell_health();
+    }
+
+    fn tell_health(&self) {
+        let mut problems: Vec<String> = self
             .core
             .missing()
             .map(|(name, state)| format!("essential service {name} is {}", state.name()))
             .collect();
+        let ready = problems.is_empty();
+        for (id, Entry { manifest, pending, .. }) in self.entries.iter().enumerate() {
+            let is_ready = self.core.state(id) == Some(State::Ready);
+            if manifest.essential && is_ready && !pending.is_empty() {
+                problems
+                    .push(format!("essential service {} is ready, but {pending}", manifest.name));
+            }
+        }
         self.health.send_modify(|health| {
-            health.problems = problems;
+            (health.problems, health.ready) = (problems, ready);
             health.changes += 1;
         });
     }
@@ -432,6 +456,7 @@ impl Entry {
             run: 0,
             listener: None,
             status_text: String::new(),
+            pending: String::new(),
             last_exit: String::new(),
             since_unix_s: unix_now_s(),
             started: Duration::ZERO,

@@ -34,12 +34,13 @@ const PORT: u16 = 24_310;
 
 type Test = (&'static str, fn() -> Result<()>);
 
-const TESTS: [Test; 6] = [
+const TESTS: [Test; 7] = [
     ("a_service_has_what_its_manifest_says_and_nothing_else", confinement),
     ("a_forbidden_system_call_ends_the_service_and_is_named", forbidden_call),
     ("a_killed_service_is_back_within_a_second_and_no_caller_is_refused", killed),
     ("a_silent_service_is_killed_by_the_watchdog", silent),
     ("services_end_in_order_and_the_stubborn_by_force", stopped),
+    ("what_a_ready_service_has_still_to_do_is_a_problem_until_it_is_done", half),
     ("without_the_right_to_it_no_service_opens_a_bus_socket", strangers),
 ];
 
@@ -246,6 +247,26 @@ fn stopped() -> Result<()> {
     ensure!(statuses.values().all(|s| s.state == "stopped"), "{statuses:?}");
     ensure!(statuses["stubborn"].last_exit == "SIGKILL", "{statuses:?}");
     ensure!(statuses["echo"].last_exit == "exit code 0", "{statuses:?}");
+    Ok(())
+}
+
+fn half() -> Result<()> {
+    let machine = Machine::start(&["half"])?;
+    let mut health = machine.handle.health();
+    let seen = machine.runtime.block_on(async {
+        tokio::time::timeout(Duration::from_secs(20), async {
+            let ready = health.wait_for(|health| health.ready).await?.clone();
+            let well = health.wait_for(|health| health.problems.is_empty()).await?.clone();
+            anyhow::Ok((ready, well))
+        })
+        .await?
+    });
+    let (ready, well) = seen?;
+    ensure!(
+        ready.problems == ["essential service half is ready, but half of it is there"],
+        "{ready:?}"
+    );
+    ensure!(well.ready, "{well:?}");
     Ok(())
 }
 

@@ -39,6 +39,7 @@ pub fn manifests() -> Vec<Manifest> {
         ("stubborn", "user = 214\nafter = [\"echo\"]\n"),
         ("caller", "user = 215\nafter = [\"echo\"]\ncalls = [\"echo\"]\n"),
         ("stranger", "user = 216\nafter = [\"echo\"]\n"),
+        ("half", "user = 217\nessential = true\n"),
     ]
     .into_iter()
     .map(|(name, text)| Manifest::parse(name, &format!("{common}{text}")).unwrap())
@@ -61,6 +62,7 @@ pub fn run(folder: &Path, name: &str) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         "echo" => return echo(),
+        "half" => notify("X_PORTCULLIS_PENDING=half of it is there"),
         "stubborn" => ignore_sigterm(),
         "caller" | "stranger" => {
             let connected = UnixStream::connect(places.bus_socket("echo")).map(drop);
@@ -71,6 +73,9 @@ pub fn run(folder: &Path, name: &str) -> ExitCode {
     notify("READY=1");
     loop {
         std::thread::sleep(Duration::from_millis(300));
+        if name == "half" {
+            notify("X_PORTCULLIS_PENDING=");
+        }
         if name != "silent" {
             notify("WATCHDOG=1");
         }

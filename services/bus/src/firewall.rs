@@ -142,6 +142,11 @@ pub struct DatapathStatus {
     pub bank: u32,
     /// Rules in force.
     pub rules: u64,
+    /// Programs of the packet path that are loaded. Until all are, packets that need the others are
+    /// dropped.
+    pub programs: u64,
+    /// Programs in all; 0 where there are none.
+    pub programs_wanted: u64,
     /// What could not be brought into force, one sentence each.
     pub problems: Vec<String>,
 }
@@ -202,6 +207,9 @@ bus_interface! {
         fn counters() -> Vec<Counter>;
         /// What is attached where.
         fn attachments() -> Vec<Attachment>;
+        /// Kernel indices of the devices that are behind the datapath: they may be brought up.
+        /// `Changed` tells of more.
+        fn guarded() -> Vec<u32>;
         /// The datapath as a whole.
         fn datapath() -> DatapathStatus;
         /// The flows that fit, most recently active first.

@@ -4,6 +4,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use aya::maps::{MapData, RingBuf};
@@ -17,6 +18,7 @@ use portcullis_bus::{
 use portcullis_datapath_abi::event::Event;
 use portcullis_model::{firewall::Datapath as Kind, part::FirewallPart};
 use portcullis_nftables::kernel::KernelError;
+use tokio::sync::Notify;
 
 use crate::{
     datapath::DatapathError, nftables::Nftables, service::Firewall, telemetry::capture::Running,
@@ -43,6 +45,12 @@ pub struct Engine {
     interfaces: Option<Vec<InterfaceStatus>>,
     /// The other datapath may be there too, from before.
     leftover: bool,
+    /// Notified when programs are loaded.
+    news: Arc<Notify>,
+    /// What takes the place of nftables when its programs are loaded.
+    next: Option<Box<Firewall>>,
+    /// Why the last change did not come about.
+    failure: Option<EngineError>,
 }
 
 enum Datapath {
@@ -51,13 +59,6 @@ enum Datapath {
 }
 
 impl Datapath {
-    fn open(pins: &Path, part: FirewallPart) -> Result<Self> {
-        Ok(match part.firewall.datapath {
-            Kind::Ebpf => Self::Ebpf(Box::new(Firewall::open(pins.to_owned(), part)?)),
-            Kind::Nftables => Self::Nftables(Box::new(Nftables::open(part)?)),
-        })
-    }
-
     const fn kind(&self) -> Kind {
         match self {
             Self::Ebpf(_) => Kind::Ebpf,
@@ -82,44 +83,142 @@ impl Datapath {
 
 impl Engine {
     /// Opens the datapath of a part; what filters already is not changed. For nftables the
-    /// kernel's modules must be there.
+    /// kernel's modules must be there. Programs are loaded behind it: `news` is notified when it is
+    /// time to [`Self::advance`].
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn open(pins: PathBuf, part: FirewallPart) -> Result<Self> {
-        let datapath = Datapath::open(&pins, part)?;
-        if let Datapath::Nftables(nftables) = &datapath {
-            nftables.close()?;
-        }
-        Ok(Self { pins, datapath, interfaces: None, leftover: true })
+    pub fn open(pins: PathBuf, part: FirewallPart, news: Arc<Notify>) -> Result<Self> {
+        let datapath = match part.firewall.datapath {
+            Kind::Ebpf => {
+                Datapath::Ebpf(Box::new(Firewall::begin(pins.clone(), part, news.clone())?))
+            }
+            Kind::Nftables => {
+                let nftables = Nftables::open(part)?;
+                nftables.close()?;
+                Datapath::Nftables(Box::new(nftables))
+            }
+        };
+        let (next, failure) = (None, None);
+        Ok(Self { pins, datapath, interfaces: None, leftover: true, news, next, failure })
     }
 
-    /// Takes a new part. Returns whether anything changed.
+    /// Takes a new part. Returns whether anything changed. What needs programs that are not loaded
+    /// changes later: [`Self::is_changing`].
     ///
     /// # Errors
     /// What the kernel says; all stays as it was then.
     pub fn apply(&mut self, part: FirewallPart) -> Result<bool> {
+        (self.next, self.failure) = (None, None);
         if part.firewall.datapath == self.datapath.kind() {
             let changed = self.datapath.apply(part)?;
             self.tidy_up();
             return Ok(changed);
         }
-        let mut next = Datapath::open(&self.pins, part)?;
-        if let Some(interfaces) = &self.interfaces
-            && let Err(error) = next.set_interfaces(interfaces.clone())
-        {
-            if next.kind() == Kind::Ebpf {
-                // Of what was attached before it failed nothing may stay.
-                drop(next);
-                remove_programs(&self.pins);
+        match part.firewall.datapath {
+            Kind::Ebpf => {
+                let next = Firewall::begin(self.pins.clone(), part, self.news.clone())?;
+                self.next = Some(Box::new(next));
+                self.advance()
             }
-            return Err(error);
+            Kind::Nftables => {
+                let mut next = Nftables::open(part)?;
+                if let Some(interfaces) = &self.interfaces {
+                    next.set_interfaces(interfaces.clone())?;
+                }
+                Ok(self.change_to(Datapath::Nftables(Box::new(next))))
+            }
         }
+    }
+
+    fn change_to(&mut self, next: Datapath) -> bool {
         tracing::info!(from = ?self.datapath.kind(), to = ?next.kind(), "another datapath");
         self.datapath = next;
         self.leftover = true;
         self.tidy_up();
-        Ok(true)
+        true
+    }
+
+    /// Does what can be done with the programs that are loaded by now. Returns whether anything
+    /// changed.
+    ///
+    /// # Errors
+    /// If the kernel refuses a program without which nothing can be attached, or what else it says.
+    pub fn advance(&mut self) -> Result<bool> {
+        let mut changed = match &mut self.datapath {
+            Datapath::Ebpf(firewall) => firewall.advance()?,
+            Datapath::Nftables(_) => false,
+        };
+        if let Some(error) = self.next.as_ref().and_then(|next| next.refused()) {
+            tracing::error!(%error, "the datapath stays as it is");
+            (self.next, self.failure) = (None, Some(error.into()));
+        }
+        if let Some(next) = self.next.take_if(|next| next.is_complete()) {
+            changed |= self.change_to_ebpf(next)?;
+        }
+        self.tidy_up();
+        Ok(changed)
+    }
+
+    fn change_to_ebpf(&mut self, mut next: Box<Firewall>) -> Result<bool> {
+        if let Some(interfaces) = &self.interfaces
+            && let Err(error) = next.set_interfaces(interfaces.clone())
+        {
+            // Of what was attached before it failed nothing may stay.
+            drop(next);
+            remove_programs(&self.pins);
+            self.failure = Some(error.into());
+            return Ok(false);
+        }
+        Ok(self.change_to(Datapath::Ebpf(next)))
+    }
+
+    /// Which datapath it is.
+    pub fn kind(&self) -> Kind {
+        self.datapath.kind()
+    }
+
+    /// Whether a change is under way that [`Self::advance`] will complete.
+    pub fn is_changing(&self) -> bool {
+        self.next.is_some()
+            || matches!(&self.datapath, Datapath::Ebpf(firewall) if firewall.is_changing())
+    }
+
+    /// Why the last change did not come about, once.
+    pub fn take_failure(&mut self) -> Option<EngineError> {
+        let of_firewall = match &mut self.datapath {
+            Datapath::Ebpf(firewall) => firewall.take_failure().map(EngineError::from),
+            Datapath::Nftables(_) => None,
+        };
+        self.failure.take().or(of_firewall)
+    }
+
+    /// Whether packets are filtered as the configuration and the network service's report say.
+    pub fn is_in_force(&self) -> bool {
+        match &self.datapath {
+            Datapath::Ebpf(firewall) => firewall.is_in_force(),
+            Datapath::Nftables(_) => self.interfaces.is_some(),
+        }
+    }
+
+    /// What is still to come of the datapath, for people.
+    pub fn pending(&self) -> Option<String> {
+        match &self.datapath {
+            Datapath::Ebpf(firewall) => firewall.pending(),
+            Datapath::Nftables(_) => None,
+        }
+    }
+
+    /// Kernel indices of the devices that are behind the datapath, so that they may be brought up.
+    pub fn guarded(&self) -> Vec<u32> {
+        match &self.datapath {
+            Datapath::Ebpf(firewall) => firewall.guarded(),
+            // The ruleset is for all devices.
+            Datapath::Nftables(_) => {
+                let interfaces = self.interfaces.iter().flatten();
+                interfaces.map(|status| status.index).filter(|index| *index != 0).collect()
+            }
+        }
     }
 
     /// Takes a new report of the network service. Returns whether anything changed.
@@ -139,7 +238,10 @@ impl Engine {
             return;
         }
         match &self.datapath {
-            Datapath::Ebpf(firewall) if firewall.is_incomplete() => {}
+            Datapath::Ebpf(firewall)
+                if firewall.is_incomplete()
+                    || !firewall.is_in_force()
+                    || !firewall.is_complete() => {}
             Datapath::Ebpf(_) => {
                 self.leftover = false;
                 // Where nftables was never used, there is nobody to ask.

@@ -1,7 +1,10 @@
 //! The service's state: the datapath, and what it shall do. All decisions are in `compile`,
-//! `install`, `ageing` and `hooks`; this puts them together.
+//! `install`, `ageing` and `hooks`; this puts them together. `replacement` changes to another
+//! datapath when its programs are loaded.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+mod replacement;
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 
 use aya::maps::{MapData, RingBuf};
 use portcullis_bus::{
@@ -16,17 +19,18 @@ use portcullis_datapath_abi::{
     event::Event,
     guard::BLOCKED,
     map,
-    policy::{CAPTURE, EVENTS, ROUTER},
+    policy::{CAPTURE, EVENTS, ROUTER, fragment_flags},
 };
 use portcullis_model::{Label, firewall::Hook as Wish, part::FirewallPart};
 use portcullis_policy::{compile::name_hash, schedule};
 use portcullis_runtime::unix_now_s;
+use tokio::sync::Notify;
 
 use crate::{
-    ageing::Pressure,
+    ageing::{self, Pressure},
     compile::{Desired, Standing, compile, name_text, surroundings},
     connections,
-    datapath::{Datapath, Result, Sizes, Tap},
+    datapath::{Datapath, DatapathError, Hook, Milestone, Result, Tap},
     explain::{findings, in_bus_terms},
     guard::{self, DesiredGuard},
     install::{self, InForce, guard::InstalledGuard, install},
@@ -43,6 +47,8 @@ use crate::{
     },
 };
 
+use replacement::Replacement;
+
 /// The firewall.
 pub struct Firewall {
     pins: PathBuf,
@@ -58,6 +64,13 @@ pub struct Firewall {
     problems: Vec<String>,
     /// Something could not be attached.
     incomplete: bool,
+    /// Programs must be loaded before it goes on.
+    waiting: bool,
+    /// What was compiled to know how large the tables must be: it need not be done again.
+    prepared: Option<Desired>,
+    replacement: Replacement,
+    /// What was loaded, and whether a program was refused, when it was last told.
+    reached: ([bool; 2], bool),
     /// When a schedule begins or ends next, seconds since 1970.
     boundary: Option<u64>,
     sweeper: Sweeper,
@@ -70,12 +83,27 @@ pub struct Firewall {
 }
 
 impl Firewall {
-    /// Loads the datapath for a part; nothing that runs already is changed.
+    /// Loads the datapath for a part; nothing that runs already is changed. This one waits for its
+    /// programs, now and at each change.
     ///
     /// # Errors
     /// See [`Datapath::open`].
     pub fn open(pins: PathBuf, part: FirewallPart) -> Result<Self> {
-        let datapath = Datapath::open(&pins, part.firewall.max_flows)?;
+        let mut this = Self::begin(pins, part, Arc::default())?;
+        this.datapath.wait()?;
+        this.replacement.patient = true;
+        Ok(this)
+    }
+
+    /// The same, but programs are loaded behind it: `news` is notified when it is time to
+    /// [`Self::advance`].
+    ///
+    /// # Errors
+    /// See [`Datapath::begin`].
+    pub fn begin(pins: PathBuf, part: FirewallPart, news: Arc<Notify>) -> Result<Self> {
+        let sizes = replacement::sizes_at_start(&pins, &part);
+        let mut datapath = Datapath::begin(&pins, sizes, news.clone())?;
+        datapath.take_over()?;
         let telemetry = Telemetry::new(&part.firewall, LogNames::default());
         Ok(Self {
             pins,
@@ -88,6 +116,10 @@ impl Firewall {
             guarded: InstalledGuard::default(),
             problems: Vec::new(),
             incomplete: false,
+            waiting: false,
+            prepared: None,
+            replacement: Replacement::new(news),
+            reached: Default::default(),
             boundary: None,
             sweeper: Sweeper::default(),
             swept: Swept::default(),
@@ -96,21 +128,6 @@ impl Firewall {
             telemetry,
             tap: None,
         })
-    }
-
-    /// Takes a new part. Returns whether anything changed.
-    ///
-    /// # Errors
-    /// If the new flow table cannot be made; all stays as it was then.
-    pub fn apply(&mut self, part: FirewallPart) -> Result<bool> {
-        let max_flows = part.firewall.max_flows;
-        if max_flows != self.datapath.max_flows() {
-            self.datapath = Datapath::open(&self.pins, max_flows)?;
-            // Its numbers are of the new table.
-            self.sweeper = Sweeper::default();
-        }
-        self.part = part;
-        self.reconcile()
     }
 
     /// Takes a new report of the network service. Returns whether anything changed.
@@ -135,6 +152,23 @@ impl Firewall {
         self.incomplete
     }
 
+    /// Kernel indices of the devices that are behind the datapath, so that they may be brought up. One
+    /// without an address asks for it first, and so needs that flows of the router are made.
+    pub fn guarded(&self) -> Vec<u32> {
+        if !self.datapath.is_in_force() {
+            return Vec::new();
+        }
+        let attachments = self.datapath.attachments();
+        let attached = |index, hook| attachments.iter().any(|at| (at.0, at.1) == (index, hook));
+        let routes = self.datapath.has(Milestone::Routes);
+        let interfaces = self.interfaces.iter().flatten();
+        interfaces
+            .filter(|status| routes || !status.addresses.is_empty())
+            .map(|status| status.index)
+            .filter(|index| attached(*index, Hook::Egress) && attached(*index, Hook::Ingress))
+            .collect()
+    }
+
     fn reconcile(&mut self) -> Result<bool> {
         if self.desired.numbers.is_empty() {
             self.desired.numbers = self.numbers_in_force()?;
@@ -142,11 +176,20 @@ impl Firewall {
         let Some(interfaces) = &self.interfaces else {
             return Ok(false);
         };
+        self.waiting = self.datapath.replaces_others() && !self.datapath.has(Milestone::Complete);
+        if self.waiting {
+            // What filters now goes by the same tables of zones and interfaces.
+            return Ok(false);
+        }
         let zones = self.datapath.maps().zones()?;
-        let standing =
-            Standing { zones: &zones, unix_s: unix_now_s(), before: Some(&self.desired) };
-        self.desired = compile(&self.part, interfaces, &standing);
-        self.make_room_for_policy()?;
+        let prepared = self.prepared.take();
+        let before = prepared.as_ref().unwrap_or(&self.desired);
+        let standing = Standing { zones: &zones, unix_s: unix_now_s(), before: Some(before) };
+        let desired = compile(&self.part, interfaces, &standing);
+        if let Some(sizes) = self.larger(&desired) {
+            return self.replace(self.part.clone(), sizes, Some(desired));
+        }
+        self.desired = desired;
         let (mut changed, gone) = install(self.datapath.maps(), &self.desired, &mut self.in_force)?;
         if !gone.is_empty() {
             let purged = self.end_where(|record| gone.concerns(record));
@@ -156,6 +199,7 @@ impl Firewall {
         let before = self.datapath.attachments();
         let failures = self.datapath.attach(&self.desired.devices);
         self.incomplete = !failures.is_empty();
+        self.waiting = self.datapath.is_waiting();
         for error in &failures {
             tracing::warn!(%error, "not attached");
         }
@@ -203,25 +247,11 @@ impl Firewall {
             .collect())
     }
 
-    /// A larger policy needs larger tables, and these programs that use them: they replace what is
-    /// attached, with the old policy, before the new one is installed.
-    fn make_room_for_policy(&mut self) -> Result<()> {
-        let Some(policy) = &self.desired.policy else { return Ok(()) };
-        let lines = u32::try_from(policy.lines.len()).unwrap_or(u32::MAX);
-        if lines <= self.datapath.sizes().lines {
-            return Ok(());
-        }
-        let sizes = Sizes { lines: lines.next_power_of_two(), ..self.datapath.sizes() };
-        self.datapath = Datapath::with_sizes(&self.pins, sizes)?;
-        for error in self.datapath.attach(&self.desired.devices) {
-            tracing::warn!(%error, "not attached");
-        }
-        Ok(())
-    }
-
     /// Logs problems that are new.
     fn report(&mut self) {
         let mut problems = self.desired.problems.clone();
+        let refused = self.datapath.failure();
+        problems.extend(refused.map(|error| format!("what needs it is dropped: {error}")));
         for (index, choice) in self.datapath.choices().iter().filter(|(_, choice)| choice.refused) {
             let device = self.desired.devices.get(index).map_or("", |device| device.name.as_str());
             problems
@@ -336,6 +366,34 @@ impl Firewall {
         Ok(FlowPage { total, capacity, flows })
     }
 
+    /// Whether the datapath is in force as far as it is loaded.
+    pub fn is_in_force(&self) -> bool {
+        self.interfaces.is_some() && self.datapath.is_in_force()
+    }
+
+    /// What is still to come of the datapath, for people.
+    pub fn pending(&self) -> Option<String> {
+        let progress = self.datapath.progress();
+        match self.datapath.failure() {
+            Some(error) => Some(error.to_string()),
+            None if self.datapath.has(Milestone::Complete) => None,
+            None => Some(format!(
+                "{} of {} programs of the datapath are loaded",
+                progress.loaded, progress.wanted
+            )),
+        }
+    }
+
+    /// Whether all programs are loaded.
+    pub fn is_complete(&self) -> bool {
+        self.datapath.has(Milestone::Complete)
+    }
+
+    /// What the kernel refused of the programs.
+    pub fn refused(&self) -> Option<DatapathError> {
+        self.datapath.failure()
+    }
+
     /// The datapath as a whole.
     ///
     /// # Errors
@@ -344,6 +402,7 @@ impl Firewall {
         let config = self.datapath.maps().config()?;
         let flows = self.datapath.maps().flows().count();
         let mappings = self.swept.mappings;
+        let progress = self.datapath.progress();
         Ok(DatapathStatus {
             kind: "ebpf".to_owned(),
             flows,
@@ -355,6 +414,8 @@ impl Firewall {
             route_generation: config.generation.into(),
             bank: config.bank,
             rules: self.part.firewall.rules.len() as u64,
+            programs: progress.loaded as u64,
+            programs_wanted: progress.wanted as u64,
             problems: self.problems.clone(),
         })
     }
@@ -378,7 +439,7 @@ impl Firewall {
     /// What is attached where, and why.
     pub fn attachments(&self) -> Vec<Attachment> {
         let interfaces = self.interfaces.as_deref().unwrap_or_default();
-        let attachment = |(index, hook, program_id): (u32, crate::datapath::Hook, u32)| {
+        let attachment = |(index, hook, program_id): (u32, Hook, u32)| {
             let known = interfaces.iter().find(|status| status.index == index);
             let wish = self.desired.devices.get(&index).map(|device| device.wish);
             let choice = self.datapath.choices().get(&index);
@@ -421,8 +482,10 @@ impl Firewall {
         }
         let events = if self.part.firewall.log.flows { EVENTS } else { 0 };
         let capture = if self.tap.is_some() { CAPTURE } else { 0 };
-        if self.datapath.maps().config()?.flags != events | capture {
-            self.datapath.maps().change_config(|config| config.flags = events | capture)?;
+        let fragments = fragment_flags(ageing::ticks(self.part.firewall.timeouts.fragment_s));
+        let flags = events | capture | fragments;
+        if self.datapath.maps().config()?.flags != flags {
+            self.datapath.maps().change_config(|config| config.flags = flags)?;
         }
         Ok(())
     }

@@ -60,10 +60,12 @@ async fn run(mut service: Service) -> Result<()> {
     let part: FirewallPart = fetch_part("firewall").await?;
     let pins = std::env::var_os(PINS_VARIABLE).map_or_else(|| PathBuf::from(PINS), PathBuf::from);
     have_modules(&part).await;
+    let news = Arc::new(Notify::new());
     let shared = Shared {
-        engine: Arc::new(Mutex::new(Engine::open(pins, part)?)),
+        engine: Arc::new(Mutex::new(Engine::open(pins, part, news.clone())?)),
         changed: Arc::new(Notify::new()),
         switched: Arc::new(Notify::new()),
+        stand: Arc::new(watch::Sender::default()),
     };
     let notifier = service.serve_bus(Firewall1(Arc::new(shared.clone())))?;
     tokio::spawn(announce(shared.changed.clone(), notifier));
@@ -71,37 +73,37 @@ async fn run(mut service: Service) -> Result<()> {
     shared.clone().spawn_route_watch()?;
     shared.clone().spawn_retries();
     tokio::spawn(shared.clone().follow_events());
-
-    let (reported, mut first_report) = watch::channel(false);
-    let following = portcullis_bus::follow::<NetworkBusProxy<'_>, _, _>("network", move |peer| {
-        let (shared, reported) = (shared.clone(), reported.clone());
-        async move {
-            let interfaces = NetworkBusProxy::new(&peer).await?.interfaces().await?;
-            shared.update(|engine| engine.set_interfaces(interfaces))?;
-            if !reported.send_replace(true) {
-                open_forwarding();
-            }
-            Ok(())
-        }
-    });
-    tokio::spawn(following);
-
-    let status = match tokio::time::timeout(NETWORK_PATIENCE, first_report.changed()).await {
-        Ok(_) => "filtering",
-        Err(_) => "waiting for the network service",
-    };
-    service.ready(status);
+    tokio::spawn(shared.clone().follow_network());
     tokio::select! {
-        () = service.shutdown() => {}
-        () = async {
-            if first_report.wait_for(|reported| *reported).await.is_ok() {
-                service.status("filtering");
-            }
-            std::future::pending().await
-        } => {}
+        error = shared.clone().follow_loading(news) => Err(error.into()),
+        // Programs, maps and attachments stay: packets flow on while this service is away.
+        () = service.shutdown() => Ok(()),
+        () = tell_init(&service, shared.stand.subscribe()) => Ok(()),
     }
-    // Programs, maps and attachments stay: packets flow on while this service is away.
-    Ok(())
+}
+
+/// Tells init when packets are filtered, and how far the datapath is loaded, until the service ends.
+async fn tell_init(service: &Service, mut stand: watch::Receiver<Stand>) {
+    let in_force = stand.wait_for(|stand| stand.in_force);
+    if tokio::time::timeout(NETWORK_PATIENCE, in_force).await.is_err() {
+        // Not for as long as programs are loaded that nothing can be attached without.
+        let outcome = stand.wait_for(|stand| stand.in_force || stand.pending.is_none()).await;
+        if outcome.is_ok_and(|stand| !stand.in_force) {
+            service.ready("waiting for the network service");
+        }
+    }
+    let mut told = false;
+    loop {
+        let Stand { in_force, pending, .. } = stand.borrow_and_update().clone();
+        service.pending(pending.as_deref());
+        if in_force && !told {
+            service.ready("filtering");
+            told = true;
+        }
+        if stand.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Tells the bus of changes, however they came about.
@@ -147,6 +149,19 @@ fn failed(error: EngineError) -> BusError {
     BusError::Failed(error.to_string())
 }
 
+/// How far the datapath is.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Stand {
+    /// Packets are filtered.
+    in_force: bool,
+    /// What is still to come.
+    pending: Option<String>,
+    /// A change is under way.
+    changing: bool,
+    /// Which datapath.
+    kind: Datapath,
+}
+
 /// The state, shared by the tasks of the one thread. Locked for short steps only.
 #[derive(Clone)]
 struct Shared {
@@ -154,6 +169,7 @@ struct Shared {
     changed: Arc<Notify>,
     /// The datapath may be another one.
     switched: Arc<Notify>,
+    stand: Arc<watch::Sender<Stand>>,
 }
 
 impl Shared {
@@ -166,11 +182,64 @@ impl Shared {
         &self,
         change: impl FnOnce(&mut Engine) -> std::result::Result<bool, EngineError>,
     ) -> portcullis_bus::Result<()> {
-        let changed = change(&mut self.lock()).map_err(failed)?;
-        if changed {
+        self.change(change).map_err(failed)
+    }
+
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Engine) -> std::result::Result<bool, EngineError>,
+    ) -> std::result::Result<(), EngineError> {
+        let mut engine = self.lock();
+        let changed = change(&mut engine);
+        let stand = Stand {
+            in_force: engine.is_in_force(),
+            pending: engine.pending(),
+            changing: engine.is_changing(),
+            kind: engine.kind(),
+        };
+        drop(engine);
+        if stand.kind != self.stand.borrow().kind {
+            self.switched.notify_one();
+        }
+        if stand.in_force && !self.stand.borrow().in_force {
+            open_forwarding();
+        }
+        self.stand.send_if_modified(|now| std::mem::replace(now, stand.clone()) != stand);
+        if changed? {
             self.changed.notify_one();
         }
         Ok(())
+    }
+
+    /// Takes over what the network service reports.
+    async fn follow_network(self) {
+        let follow = portcullis_bus::follow::<NetworkBusProxy<'_>, _, _>("network", move |peer| {
+            let shared = self.clone();
+            async move {
+                let interfaces = NetworkBusProxy::new(&peer).await?.interfaces().await?;
+                shared.update(|engine| engine.set_interfaces(interfaces))
+            }
+        });
+        match follow.await {}
+    }
+
+    /// Goes on with each program that is loaded, until one is refused that nothing can be attached
+    /// without.
+    async fn follow_loading(self, news: Arc<Notify>) -> EngineError {
+        loop {
+            if let Err(error) = self.change(Engine::advance) {
+                return error;
+            }
+            news.notified().await;
+        }
+    }
+
+    /// Waits until no change is under way; the error of the last one.
+    async fn settled(&self) -> portcullis_bus::Result<()> {
+        let mut stand = self.stand.subscribe();
+        // The sender is in `self`.
+        let _ = stand.wait_for(|stand| !stand.changing).await;
+        self.lock().take_failure().map_or(Ok(()), |error| Err(failed(error)))
     }
 
     fn spawn_ageing(self) {
@@ -276,9 +345,8 @@ impl FirewallApi for Shared {
         let part = parse_part("firewall", &part)
             .map_err(|error| BusError::InvalidArgument(error.to_string()))?;
         have_modules(&part).await;
-        let applied = self.update(|firewall| firewall.apply(part));
-        self.switched.notify_one();
-        applied
+        self.update(|firewall| firewall.apply(part))?;
+        self.settled().await
     }
 
     async fn flows(&self, limit: u32) -> portcullis_bus::Result<FlowPage> {
@@ -291,6 +359,10 @@ impl FirewallApi for Shared {
 
     async fn attachments(&self) -> portcullis_bus::Result<Vec<Attachment>> {
         Ok(self.lock().attachments())
+    }
+
+    async fn guarded(&self) -> portcullis_bus::Result<Vec<u32>> {
+        Ok(self.lock().guarded())
     }
 
     async fn datapath(&self) -> portcullis_bus::Result<DatapathStatus> {

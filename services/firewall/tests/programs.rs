@@ -134,7 +134,7 @@ fn the_verifier_takes_all_programs() -> Result<()> {
     let mut site = Site::new("")?;
     site.datapath.xdp()?;
     for hook in Hook::ALL {
-        for (name, program) in site.datapath.programs(hook) {
+        for (name, program) in site.datapath.programs(hook)? {
             let info = program.info()?;
             let translated = info.size_translated().unwrap_or_default();
             println!(

@@ -178,16 +178,23 @@ async fn story() -> Result<()> {
         async || Ok(router.run("cat /proc/sys/net/ipv4/ip_forward")?.trim() == "1"),
     )
     .await?;
+    loaded(&firewall).await?;
     host.run("ping -c 1 -W 2 198.51.100.10")?;
     let page = firewall.flows(10).await?;
     ensure!(page.total == 1 && page.capacity == u64::from(part.firewall.max_flows), "{page:?}");
 
-    println!("  killed: packets and flows go on, and it takes them over again");
+    println!(
+        "  killed: packets and flows go on, and it takes them over again, with the same programs"
+    );
+    let programs = program_ids(&firewall).await?;
     service.kill()?;
     host.run("ping -c 1 -W 2 198.51.100.10")?;
     let service = Process::start(&router, folder.path(), &pins.0)?;
     let firewall = connect(&bus).await?;
     until("four attachments", async || Ok(firewall.attachments().await?.len() == 4)).await?;
+    let status = firewall.datapath().await?;
+    ensure!(status.programs == status.programs_wanted, "loaded again: {status:?}");
+    ensure!(program_ids(&firewall).await? == programs, "others are attached now");
     ensure!(firewall.flows(10).await?.total == 2, "the flows of both pings");
     let forwarded = firewall.counters().await?;
     let forwarded = forwarded.iter().find(|counter| counter.name == "forwarded");
@@ -209,7 +216,22 @@ async fn story() -> Result<()> {
     until("four attachments", async || Ok(firewall.attachments().await?.len() == 4)).await?;
     let mut larger = part.clone();
     larger.firewall.max_flows = 131_072;
-    firewall.apply(serde_json::to_string(&larger)?).await?;
+    let applied = std::sync::atomic::AtomicBool::new(false);
+    let apply = async {
+        let outcome = firewall.apply(serde_json::to_string(&larger)?).await;
+        applied.store(true, std::sync::atomic::Ordering::SeqCst);
+        anyhow::Ok(outcome?)
+    };
+    let ask = async {
+        let mut answers = 0;
+        while !applied.load(std::sync::atomic::Ordering::SeqCst) {
+            let capacity = firewall.datapath().await?.flow_capacity;
+            answers += u32::from(capacity == u64::from(part.firewall.max_flows));
+        }
+        anyhow::Ok(answers)
+    };
+    let ((), answers) = tokio::try_join!(apply, ask)?;
+    ensure!(answers > 2, "it did nothing else while programs were loaded: {answers} answers");
     ensure!(firewall.datapath().await?.flow_capacity == 131_072);
     let output = tokio::task::spawn_blocking(move || download.join())
         .await?
@@ -318,6 +340,19 @@ fn rules(count: u32) -> Result<Vec<portcullis_model::firewall::Rule>> {
         Ok(serde_json::from_value(rule)?)
     };
     (0..count).map(rule).collect()
+}
+
+/// All stages are there.
+async fn loaded(firewall: &FirewallBusProxy<'_>) -> Result<()> {
+    until("all programs", async || {
+        let status = firewall.datapath().await?;
+        Ok(status.programs_wanted > 0 && status.programs == status.programs_wanted)
+    })
+    .await
+}
+
+async fn program_ids(firewall: &FirewallBusProxy<'_>) -> Result<Vec<u32>> {
+    Ok(firewall.attachments().await?.iter().map(|attachment| attachment.program_id).collect())
 }
 
 async fn listening(namespace: &Namespace) -> Result<()> {

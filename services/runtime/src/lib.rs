@@ -35,6 +35,9 @@ use zbus::object_server::Interface;
 /// init from the service manifests.
 pub const BUS_CALLERS_VARIABLE: &str = "PORTCULLIS_BUS_CALLERS";
 
+/// What [`Service::pending`] sends, besides the keys of sd_notify(3).
+pub const PENDING_KEY: &str = "X_PORTCULLIS_PENDING";
+
 /// A running service's connection to init.
 pub struct Service {
     name: &'static str,
@@ -117,6 +120,13 @@ impl Service {
     /// Updates the line for `pctl services`.
     pub fn status(&self, status: &str) {
         notify(&[sd_notify::NotifyState::Status(status)]);
+    }
+
+    /// What the service still has to do to be whole, in a sentence: with it, init does not count the
+    /// machine as healthy. `None` if nothing. To be told before [`Self::ready`].
+    pub fn pending(&self, what: Option<&str>) {
+        let text = format!("{PENDING_KEY}={}", what.unwrap_or_default());
+        notify(&[sd_notify::NotifyState::Custom(&text)]);
     }
 
     /// Ends when init asks the service to stop (SIGTERM) or a developer does (SIGINT).

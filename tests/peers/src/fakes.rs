@@ -107,6 +107,9 @@ impl FirewallApi for Receiver {
     async fn attachments(&self) -> Result<Vec<Attachment>> {
         Ok(sample::attachments())
     }
+    async fn guarded(&self) -> Result<Vec<u32>> {
+        Ok(Vec::new())
+    }
     async fn datapath(&self) -> Result<DatapathStatus> {
         Ok(sample::datapath())
     }

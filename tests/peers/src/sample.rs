@@ -231,6 +231,8 @@ pub fn datapath() -> DatapathStatus {
         route_generation: 17,
         bank: 1,
         rules: 12,
+        programs: 26,
+        programs_wanted: 26,
         problems: Vec::new(),
     }
 }

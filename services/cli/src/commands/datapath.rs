@@ -52,6 +52,15 @@ fn render(page: &Page) -> String {
             status.rules, status.bank, status.route_generation
         ),
     );
+    if status.programs < status.programs_wanted {
+        line(
+            "Programs",
+            &format!(
+                "{} of {} loaded; what needs the others is dropped until they are",
+                status.programs, status.programs_wanted
+            ),
+        );
+    }
     let dropped: u64 = page.drops.iter().map(|counter| counter.packets).sum();
     let most: Vec<_> =
         page.drops.iter().take(3).map(|c| format!("{} {}", c.name, c.packets)).collect();

@@ -2,28 +2,41 @@
 //! this service restarts.
 //!
 //! ```text
-//! <pins>/maps-<layout>/NAME                    maps that have one size
-//! <pins>/maps-<layout>/flows-<flows>/NAME      the flow table
-//! <pins>/maps-<layout>/policy-<lines>/POLICY   the compiled rules
-//! <pins>/maps-<layout>/stages-<flows>-<lines>/ the programs of later stages over these two
-//! <pins>/links/<ifindex>-<hook>                the attachments
+//! <pins>/maps-<layout>/NAME                       maps that have one size
+//! <pins>/maps-<layout>/flows-<flows>/NAME         the flow table
+//! <pins>/maps-<layout>/policy-<lines>/POLICY      the compiled rules
+//! <pins>/maps-<layout>/programs-<build>-<flows>-<lines>/NAME
+//!                                                 programs over these two, and their tables of stages
+//! <pins>/links/<ifindex>-<hook>                   the attachments
 //! ```
 //!
-//! [`Datapath::open`] loads our programs over the pinned maps if their layout fits, else over new
-//! ones; what is attached goes on as it is. [`Datapath::attach`] moves the flows of a table of
-//! another size into the one of this size, and puts our programs into the tables of stages and after
-//! that into the links, each atomically, so there is no instant without a filter.
+//! [`Datapath::begin`] takes over the pinned maps if their layout fits, else makes new ones, and the
+//! pinned programs if they are of this build, else has them loaded by threads of their own; what is
+//! attached goes on as it is. [`Datapath::attach`] moves the flows of a table of another size into
+//! the one of this size, and puts our programs into the links, each atomically, so there is no
+//! instant without a filter.
 //!
-//! `maps` and `flow_table` (over `mapped`) are the data; `programs`, `hooks` (over `features`) and
-//! `links` say what runs where; `carry_over` moves flows.
+//! **Stages that are not loaded yet.** Where nothing was attached, as after a boot, the programs that
+//! a hook begins with are attached as soon as known flows and the router's own services can pass
+//! ([`Milestone::Filters`]). A packet that needs a stage that is not there is dropped and counted
+//! (`drop.stage`); XDP passes it to tcx. Where programs are replaced, all of the new ones are loaded
+//! first.
+//!
+//! `maps` and `flow_table` (over `mapped`) are the data in `folders`; `order` and `loading` bring
+//! `programs` from the `object` file into the kernel; `hooks` (over `features`) and `links` say what
+//! runs where; `carry_over` moves flows.
 
 mod carry_over;
 mod features;
 mod flow_table;
+mod folders;
 mod hooks;
 mod links;
+mod loading;
 mod mapped;
 mod maps;
+mod object;
+mod order;
 mod policy;
 mod programs;
 #[cfg(test)]
@@ -34,47 +47,34 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use aya::{
-    EbpfLoader,
-    programs::{Program, ProgramError, SchedClassifier, Xdp},
-};
+use aya::programs::{Program, ProgramError, SchedClassifier, Xdp};
 use portcullis_datapath_abi::{
-    Config, LAYOUT,
+    Config,
     classifier::LINES,
     map,
     policy::{INTERFACE_SLOTS, XDP_TRANSMIT},
 };
+use tokio::sync::Notify;
 
 pub use features::Features;
 pub use flow_table::{FlowTable, Glance};
 pub use hooks::{Choice, Device, Kind};
 pub use links::Hook;
 pub use maps::Maps;
+pub use order::Milestone;
 pub use policy::PolicyLines;
+pub use programs::Progress;
 pub use tap::Tap;
 
+use folders::Folders;
 use links::Place;
 use programs::Programs;
 
 /// Where the appliance pins.
 pub const PINS: &str = "/sys/fs/bpf/portcullis";
-
-/// The programs, built by `build.rs`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/datapath.o"));
-
-/// Maps that are made anew with every size of the flow table.
-const SIZED: [&str; 8] = [
-    map::INDEX,
-    map::LOCKS,
-    map::FLOWS,
-    map::MAPPINGS,
-    map::TAKEN,
-    map::FREE_FLOWS,
-    map::FREE_MAPPINGS,
-    map::CONFIG,
-];
 
 /// The hooks that are always used.
 const TCX: [Hook; 2] = [Hook::Egress, Hook::Ingress];
@@ -106,6 +106,20 @@ pub enum DatapathError {
         /// What the verifier said.
         source: Box<ProgramError>,
     },
+    /// A program was refused by the kernel while it was loaded behind others.
+    #[error("{name}: {message}")]
+    Refused {
+        /// Its name.
+        name: &'static str,
+        /// What the verifier said.
+        message: String,
+    },
+    /// A program that is still being loaded.
+    #[error("program {0} is not loaded yet")]
+    NotYet(&'static str),
+    /// No thread for loading.
+    #[error("a thread that loads programs: {0}")]
+    Thread(io::Error),
     /// A program or map that should be in the object file is not.
     #[error("no {0} in the datapath's object file")]
     Missing(&'static str),
@@ -160,25 +174,32 @@ pub struct Sizes {
     pub lines: u32,
 }
 
-/// The loaded datapath.
+/// The datapath, loaded or being loaded.
 pub struct Datapath {
     programs: Programs,
     maps: Maps,
     folders: Folders,
     sizes: Sizes,
     choices: BTreeMap<u32, Choice>,
+    /// Nothing goes by these tables yet, but by others whose state they take over.
+    is_new: bool,
+    /// Loading is waited for.
+    patient: bool,
+    /// The last [`Self::attach`] found programs missing.
+    waiting: bool,
+    /// These programs were attached before.
+    in_force: bool,
 }
 
 impl Datapath {
     /// Loads the programs over the maps pinned under `pins`, a folder in a BPF file system, or makes
-    /// these for `max_flows` flows. Nothing is attached or replaced yet.
+    /// these for `max_flows` flows. Nothing is attached or replaced yet. Returns when all programs
+    /// of tcx are loaded.
     ///
     /// # Errors
     /// If the folder is not writable, memory does not suffice or the kernel refuses a program.
     pub fn open(pins: &Path, max_flows: u32) -> Result<Self> {
-        // What runs already has a policy of this size.
-        let lines = Folders::policies(pins).map(|(lines, _)| lines).max();
-        Self::with_sizes(pins, Sizes { flows: max_flows, lines: lines.unwrap_or(LINES) })
+        Self::with_sizes(pins, Sizes { flows: max_flows, lines: Self::lines_in_use(pins) })
     }
 
     /// The same with room for a policy of any size.
@@ -186,19 +207,25 @@ impl Datapath {
     /// # Errors
     /// As [`Self::open`].
     pub fn with_sizes(pins: &Path, sizes: Sizes) -> Result<Self> {
+        let mut this = Self::begin(pins, sizes, Arc::default())?;
+        this.wait()?;
+        this.take_over()?;
+        Ok(this)
+    }
+
+    /// The same, but returns when there are maps: programs are loaded behind it, in the order of their
+    /// importance. `news` is notified of each, and of a failure. What other tables say is not taken
+    /// over: [`Self::take_over`].
+    ///
+    /// # Errors
+    /// If the folder is not writable or memory does not suffice.
+    pub fn begin(pins: &Path, sizes: Sizes, news: Arc<Notify>) -> Result<Self> {
         let folders = Folders::of(pins, sizes);
         if !folders.flows.exists() {
             check_memory(sizes.flows)?;
         }
-        let mut made = Vec::new();
-        for path in folders.all() {
-            if !path.exists() {
-                made.push(path.to_owned());
-            }
-            fs::create_dir_all(path)
-                .map_err(|source| DatapathError::Pin { path: path.to_owned(), source })?;
-        }
-        let opened = Self::load(folders, sizes);
+        let made = folders.make()?;
+        let opened = Self::make(folders, sizes, news);
         if opened.is_err() {
             // Not half a table, for which memory did not suffice.
             for folder in made.iter().rev() {
@@ -208,39 +235,63 @@ impl Datapath {
         opened
     }
 
-    fn load(folders: Folders, sizes: Sizes) -> Result<Self> {
-        let mut loader = EbpfLoader::new();
-        loader
-            // Nothing is relocated by the kernel's types, and reading them costs 14 MB.
-            .btf(None)
-            .default_map_pin_directory(&folders.maps)
-            .map_max_entries(map::INDEX, maps::buckets(sizes.flows))
-            .map_max_entries(map::POLICY, sizes.lines.saturating_mul(2))
-            .map_pin_path(map::POLICY, folders.policy.join(map::POLICY));
-        for name in [map::FLOWS, map::MAPPINGS, map::FREE_FLOWS, map::FREE_MAPPINGS] {
-            loader.map_max_entries(name, sizes.flows);
-        }
-        for name in SIZED {
-            loader.map_pin_path(name, folders.flows.join(name));
-        }
-        for name in programs::TABLES {
-            loader.map_pin_path(name, folders.stages.join(name));
-        }
-        let object = loader.load(OBJECT).map_err(|source| DatapathError::Load {
-            flows: sizes.flows,
-            source: Box::new(source),
-        })?;
-        let mut programs = Programs::of(object);
-        programs.load(&TCX)?;
+    fn make(folders: Folders, sizes: Sizes, news: Arc<Notify>) -> Result<Self> {
+        let programs = Programs::pinned(&folders, sizes, news);
+        let object = programs.needs_object().then(|| object::read(&folders, sizes)).transpose()?;
         let is_new = folders.settle(sizes.flows)?;
-        let maps = Maps::open(&folders.maps, &folders.flows, &folders.policy)?;
-        let mut this = Self { programs, maps, folders, sizes, choices: BTreeMap::new() };
-        this.maps.flows().break_stale_locks();
-        if is_new {
-            this.adopt_settings()?;
+        let mut maps = Maps::open(&folders.maps, &folders.flows, &folders.policy)?;
+        maps.flows().break_stale_locks();
+        if let Some(object) = object {
+            programs.begin(object)?;
         }
-        this.adopt_policy();
-        Ok(this)
+        Ok(Self {
+            programs,
+            maps,
+            folders,
+            sizes,
+            choices: BTreeMap::new(),
+            is_new,
+            patient: false,
+            waiting: false,
+            in_force: false,
+        })
+    }
+
+    /// Lines of the policy that is in force, or of a new one.
+    pub fn lines_in_use(pins: &Path) -> u32 {
+        Folders::policies(pins).map(|(lines, _)| lines).max().unwrap_or(LINES)
+    }
+
+    /// Waits until all programs of tcx are loaded, and from now on also for others as they are needed.
+    ///
+    /// # Errors
+    /// If the kernel refuses one.
+    pub fn wait(&mut self) -> Result<()> {
+        self.patient = true;
+        self.programs.wait()
+    }
+
+    /// How many programs are loaded.
+    pub fn progress(&self) -> Progress {
+        self.programs.progress()
+    }
+
+    /// Whether packets can do that much, once the programs are attached.
+    pub fn has(&self, milestone: Milestone) -> bool {
+        match milestone {
+            Milestone::Complete => self.programs.is_complete(),
+            _ => self.programs.tcx_has(milestone),
+        }
+    }
+
+    /// The program that the kernel refused, if it did; nothing more is loaded then.
+    pub fn failure(&self) -> Option<DatapathError> {
+        self.programs.failure()
+    }
+
+    /// Whether [`Self::attach`] is to be called again when [`Self::may_go_on`].
+    pub fn is_waiting(&self) -> bool {
+        self.waiting
     }
 
     /// How large the tables are.
@@ -258,45 +309,50 @@ impl Datapath {
         &mut self.maps
     }
 
-    /// The XDP program of the same core, loaded; the caller attaches or tests it.
+    /// The XDP program of the same core, with its stages; the caller attaches or tests it.
     ///
     /// # Errors
-    /// If the kernel refuses it.
+    /// If the kernel refuses one of them.
     pub fn xdp(&mut self) -> Result<&mut Xdp> {
-        self.programs.load(&[Hook::Xdp])?;
-        self.programs.link(Hook::Xdp)?;
+        self.programs.want_xdp()?;
+        self.programs.wait_for_xdp()?;
         self.programs.xdp()
     }
 
-    /// The tcx program of a hook, loaded, with its stages.
+    /// The tcx program of a hook, with its stages.
     ///
     /// # Errors
-    /// If it is missing.
+    /// If it is not loaded.
     pub fn tcx(&mut self, hook: Hook) -> Result<&mut SchedClassifier> {
-        self.programs.link(hook)?;
         self.programs.tcx(hook)
     }
 
     /// All programs of a hook with their names, the one where it begins first.
-    pub fn programs(&self, hook: Hook) -> impl Iterator<Item = (&'static str, &Program)> {
+    ///
+    /// # Errors
+    /// If one is not loaded.
+    pub fn programs(&mut self, hook: Hook) -> Result<Vec<(&'static str, &Program)>> {
         self.programs.all(hook)
     }
 
     /// Puts our programs on exactly these devices (by index): replaces atomically what is attached,
     /// attaches what is not, detaches from all others. The devices that failed come back with the
-    /// reason; the others are done. What became of the wishes for XDP is in [`Self::choices`].
+    /// reason; the others are done. What became of the wishes for XDP is in [`Self::choices`]. If
+    /// programs are missing for that, [`Self::is_waiting`] is true afterwards.
     pub fn attach(&mut self, devices: &BTreeMap<u32, Device>) -> Vec<DatapathError> {
         let features = features();
         self.choices = hooks::choose(devices, &features);
-        let mut failures = Vec::new();
-        if let Err(error) = self.link_stages() {
-            // The old ones go on, all of them.
-            failures.push(error);
-            return failures;
+        self.prepare_xdp();
+        self.waiting = self.must_wait();
+        if self.waiting {
+            return Vec::new();
         }
+        self.in_force = true;
+        let mut failures = Vec::new();
         failures.extend(self.carry_flows_over().err());
         // Before a device loses XDP, nobody sends to it by XDP any more.
         failures.extend(self.allow_transmission(devices, &features, true).err());
+        let xdp = self.programs.xdp_has(Milestone::Filters);
         for (index, device) in devices {
             let mut place = Place {
                 folder: &self.folders.links,
@@ -311,6 +367,10 @@ impl Datapath {
                 failures.extend(attached.err());
             }
             if let Some(choice) = self.choices.get_mut(index).filter(|choice| choice.xdp) {
+                if !xdp {
+                    self.waiting = true;
+                    continue;
+                }
                 place.hook = Hook::Xdp;
                 let attached = self.programs.xdp().and_then(|program| place.attach_xdp(program));
                 if let Err(error) = attached {
@@ -324,12 +384,48 @@ impl Datapath {
             choices.get(&index).is_some_and(|choice| choice.xdp || hook != Hook::Xdp)
         });
         failures.extend(self.confirm_transmission(devices).err());
-        if failures.is_empty() {
+        if failures.is_empty() && !self.waiting {
             // A second look: what was made or changed between the first and the change of programs.
             failures.extend(self.carry_flows_over().err());
             self.folders.remove_others();
         }
         failures
+    }
+
+    fn must_wait(&self) -> bool {
+        if self.replaces_others() {
+            !self.programs.is_complete()
+        } else {
+            !self.programs.tcx_has(Milestone::Filters)
+        }
+    }
+
+    /// Whether what [`Self::attach`] waited for is there.
+    pub fn may_go_on(&self) -> bool {
+        let xdp = self.choices.values().any(|choice| choice.xdp);
+        !self.must_wait()
+            && (!xdp
+                || self.programs.xdp_has(Milestone::Filters)
+                || self.programs.xdp_failure().is_some())
+    }
+
+    /// Whether [`Self::attach`] has put these programs in force.
+    pub fn is_in_force(&self) -> bool {
+        self.in_force
+    }
+
+    /// Has XDP's programs loaded too: what these replace has them.
+    ///
+    /// # Errors
+    /// If no thread can be made.
+    pub fn want_xdp(&mut self) -> Result<()> {
+        self.programs.want_xdp()
+    }
+
+    /// Whether other programs are attached, of another size, build or run of this service: they must
+    /// not be replaced by something that has less to offer.
+    pub fn replaces_others(&self) -> bool {
+        !self.in_force && !links::list(&self.folders.links).is_empty()
     }
 
     /// The hook of each device, with the reason, since the last [`Self::attach`].
@@ -355,18 +451,32 @@ impl Datapath {
         links::list(&self.folders.links)
     }
 
-    fn link_stages(&mut self) -> Result<()> {
-        if self.choices.values().any(|choice| choice.xdp)
-            && let Err(error) = self.programs.load(&[Hook::Xdp])
-        {
+    /// Sees to it that XDP's programs are loaded, if a device was chosen for it.
+    fn prepare_xdp(&mut self) {
+        if !self.choices.values().any(|choice| choice.xdp) {
+            return;
+        }
+        let wanted = self.programs.want_xdp();
+        let waited =
+            if self.patient { wanted.and_then(|()| self.programs.wait_for_xdp()) } else { wanted };
+        if let Some(error) = waited.err().or_else(|| self.programs.xdp_failure()) {
             for choice in self.choices.values_mut().filter(|choice| choice.xdp) {
                 *choice = Choice { xdp: false, reason: format!("tcx: {error}"), refused: true };
             }
         }
-        TCX.into_iter().try_for_each(|hook| self.programs.link(hook))?;
-        if self.choices.values().any(|choice| choice.xdp) {
-            self.programs.link(Hook::Xdp)?;
+    }
+
+    /// Takes over what tables of another size say, before packets go by these: to be called once,
+    /// before anything is written into the new ones.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn take_over(&mut self) -> Result<()> {
+        if self.is_new {
+            self.adopt_settings()?;
+            self.is_new = false;
         }
+        self.adopt_policy();
         Ok(())
     }
 
@@ -458,121 +568,4 @@ fn features() -> BTreeMap<u32, Features> {
 
 fn read_config(map: &aya::maps::Array<aya::maps::MapData, Config>) -> Result<Config> {
     map.get(&0, 0).map_err(maps::failed(map::CONFIG))
-}
-
-/// Where what is pinned.
-#[derive(Clone, Debug)]
-struct Folders {
-    pins: PathBuf,
-    links: PathBuf,
-    maps: PathBuf,
-    flows: PathBuf,
-    policy: PathBuf,
-    stages: PathBuf,
-}
-
-const FLOWS_PREFIX: &str = "flows-";
-const POLICY_PREFIX: &str = "policy-";
-const STAGES_PREFIX: &str = "stages-";
-const MAPS_PREFIX: &str = "maps-";
-
-impl Folders {
-    fn of(pins: &Path, Sizes { flows, lines }: Sizes) -> Self {
-        let maps = Self::maps(pins);
-        Self {
-            pins: pins.to_owned(),
-            links: pins.join("links"),
-            flows: maps.join(format!("{FLOWS_PREFIX}{flows}")),
-            policy: maps.join(format!("{POLICY_PREFIX}{lines}")),
-            stages: maps.join(format!("{STAGES_PREFIX}{flows}-{lines}")),
-            maps,
-        }
-    }
-
-    fn maps(pins: &Path) -> PathBuf {
-        pins.join(format!("{MAPS_PREFIX}{LAYOUT:08x}"))
-    }
-
-    fn all(&self) -> [&Path; 6] {
-        [&self.pins, &self.links, &self.maps, &self.flows, &self.policy, &self.stages]
-    }
-
-    /// Policies of our layout with their numbers of lines.
-    fn policies(pins: &Path) -> impl Iterator<Item = (u32, PathBuf)> {
-        children(&Self::maps(pins), POLICY_PREFIX).into_iter().filter_map(|path| {
-            let lines = path.file_name()?.to_str()?.strip_prefix(POLICY_PREFIX)?.parse().ok()?;
-            Some((lines, path))
-        })
-    }
-
-    /// Gives a new table its secret and its sizes, before any packet sees it. `false` if it has them.
-    fn settle(&self, max_flows: u32) -> Result<bool> {
-        let mut map = maps::config(&self.flows)?;
-        if read_config(&map)?.buckets != 0 {
-            return Ok(false);
-        }
-        let mut seed = [0; 16];
-        let mut rest: &mut [u8] = &mut seed;
-        while !rest.is_empty() {
-            let got = rustix::rand::getrandom(&mut *rest, rustix::rand::GetRandomFlags::empty())
-                .map_err(|error| DatapathError::Random(error.into()))?;
-            rest = rest.get_mut(got..).unwrap_or_default();
-        }
-        let seed = u128::from_ne_bytes(seed);
-        let config = Config {
-            seed: [seed as u64, (seed >> 64) as u64],
-            generation: 1,
-            buckets: maps::buckets(max_flows),
-            flows: max_flows,
-            mappings: max_flows,
-            ..Config::default()
-        };
-        map.set(0, config, 0).map_err(maps::failed(map::CONFIG))?;
-        Ok(true)
-    }
-
-    /// Flow tables of another size with our layout.
-    fn other_tables(&self) -> Vec<PathBuf> {
-        self.others(FLOWS_PREFIX, &self.flows)
-    }
-
-    /// Policies of another size with our layout.
-    fn other_policies(&self) -> Vec<PathBuf> {
-        self.others(POLICY_PREFIX, &self.policy)
-    }
-
-    fn others(&self, prefix: &str, ours: &Path) -> Vec<PathBuf> {
-        children(&self.maps, prefix).into_iter().filter(|path| path != ours).collect()
-    }
-
-    /// Removes the pins of what is not used any more.
-    fn remove_others(&self) {
-        let layouts = children(&self.pins, MAPS_PREFIX).into_iter();
-        for layout in layouts.filter(|path| *path != self.maps) {
-            tracing::info!(path = %layout.display(), "maps of another layout are given up");
-            remove(&layout);
-        }
-        for others in
-            [self.others(STAGES_PREFIX, &self.stages), self.other_policies(), self.other_tables()]
-        {
-            others.iter().for_each(|folder| remove(folder));
-        }
-    }
-}
-
-fn remove(folder: &Path) {
-    if let Err(error) = fs::remove_dir_all(folder) {
-        tracing::warn!(path = %folder.display(), %error, "old maps stay pinned");
-    }
-}
-
-fn children(folder: &Path, prefix: &str) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
-        .map(|entry| entry.path())
-        .collect()
 }

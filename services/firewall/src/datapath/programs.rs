@@ -1,99 +1,135 @@
-//! The programs: loaded at the same time, linked by tables of stages, replaced from the back to the
-//! front.
+//! The programs of this build over tables of certain sizes: pinned, so that the next run of this
+//! service has them at once; loaded by threads of their own where they are not.
 
-use std::{
-    collections::BTreeMap,
-    num::NonZero,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use aya::{
     Ebpf,
-    maps::{MapError, ProgramArray},
     programs::{Program, ProgramError, SchedClassifier, Xdp},
 };
-use portcullis_datapath_abi::stage::{self, Family};
+use aya_obj::programs::XdpAttachType;
+use tokio::sync::Notify;
 
-use super::{DatapathError, Hook, Result};
+use super::{
+    DatapathError, Hook, Result, Sizes,
+    folders::Folders,
+    loading::Loading,
+    object,
+    order::{self, Group, Milestone},
+};
 
-/// The programs of a hook.
-const fn family(hook: Hook) -> &'static Family {
-    match hook {
-        Hook::Egress => &stage::EGRESS,
-        Hook::Ingress => &stage::TCX,
-        Hook::Xdp => &stage::XDP,
+/// How many programs there are.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Progress {
+    /// That the kernel has.
+    pub loaded: usize,
+    /// That are wanted.
+    pub wanted: usize,
+}
+
+/// The programs, as far as they are loaded.
+pub(super) struct Programs {
+    folders: Folders,
+    sizes: Sizes,
+    tcx: Arc<Loading>,
+    xdp: Option<Arc<Loading>>,
+    news: Arc<Notify>,
+    /// Those that were asked for.
+    handles: BTreeMap<&'static str, Program>,
+}
+
+impl Drop for Programs {
+    fn drop(&mut self) {
+        self.groups().for_each(|loading| loading.cancel());
     }
 }
 
-/// Names of the tables of stages: they are made anew with the flow table that the programs in them
-/// use.
-pub(super) const TABLES: [&str; 3] = [stage::EGRESS.table, stage::TCX.table, stage::XDP.table];
-
-/// Threads that load programs, at most: the manifest allows a few.
-const WORKERS: usize = 4;
-
-/// The object file in the kernel.
-pub(super) struct Programs(Ebpf);
-
 impl Programs {
-    pub(super) fn of(object: Ebpf) -> Self {
-        Self(object)
+    /// The programs that are pinned in a folder; none is loaded.
+    pub(super) fn pinned(folders: &Folders, sizes: Sizes, news: Arc<Notify>) -> Self {
+        let tcx = Loading::new(Group::Tcx, &folders.programs, news.clone());
+        let (folders, handles) = (folders.clone(), BTreeMap::new());
+        Self { folders, sizes, tcx, xdp: None, news, handles }
     }
 
-    /// Loads all programs of these hooks that are not loaded yet, several at the same time: the
-    /// verifier's work is most of this service's start.
-    pub(super) fn load(&mut self, hooks: &[Hook]) -> Result<()> {
-        let mut missing: Vec<&'static str> = hooks.iter().copied().flat_map(names).collect();
-        // Hooks share some.
-        missing.sort_unstable();
-        missing.dedup();
-        let mut waiting = Vec::new();
-        for (name, program) in self.0.programs_mut() {
-            if let Some(at) = missing.iter().position(|wanted| *wanted == name) {
-                let name = missing.swap_remove(at);
-                if program.fd().is_err() {
-                    waiting.push((name, program));
-                }
-            }
-        }
-        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let waiting = Mutex::new(waiting);
-        let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let work = || -> Result<()> {
-            while let Some((name, program)) = next() {
-                load(program).map_err(|source| refused(name, source))?;
-            }
-            Ok(())
-        };
-        std::thread::scope(|scope| {
-            let others: Vec<_> = (1..processors.min(WORKERS)).map(|_| scope.spawn(work)).collect();
-            let mine = work();
-            others.into_iter().fold(mine, |sum, other| match other.join() {
-                Ok(loaded) => sum.and(loaded),
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
-        })?;
-        missing.first().map_or(Ok(()), |name| Err(DatapathError::Missing(name)))
+    /// Whether programs of tcx are missing, so that an object file is needed.
+    pub(super) fn needs_object(&self) -> bool {
+        !self.tcx.missing().is_empty()
     }
 
-    /// Puts the loaded stages of a hook into its table: from now on all programs call these, those
-    /// of an earlier version too.
-    pub(super) fn link(&mut self, hook: Hook) -> Result<()> {
-        let Family { table: tables, programs } = *family(hook);
-        let mut descriptors = BTreeMap::new();
-        for (number, name) in programs {
-            let program = self.0.program(name).ok_or(DatapathError::Missing(name))?;
-            let descriptor = program.fd().and_then(|fd| Ok(fd.try_clone()?));
-            descriptors.insert(*number, descriptor.map_err(|source| refused(name, source))?);
+    /// Begins to load what is missing of tcx; `news` hears of each that is loaded, or refused.
+    pub(super) fn begin(&self, object: Ebpf) -> Result<()> {
+        self.tcx.begin(&self.folders.programs, || Ok(object)).map_err(DatapathError::Thread)
+    }
+
+    /// Begins to load XDP's, if that was not done before.
+    pub(super) fn want_xdp(&mut self) -> Result<()> {
+        if self.xdp.is_some() {
+            return Ok(());
         }
-        let failed =
-            |source: MapError| DatapathError::Map { name: tables, source: Box::new(source) };
-        let table = self.0.map_mut(tables).ok_or(DatapathError::Missing(tables))?;
-        let mut table = ProgramArray::try_from(table).map_err(failed)?;
-        for (number, descriptor) in &descriptors {
-            table.set(*number, descriptor, 0).map_err(failed)?;
+        let loading = Loading::new(Group::Xdp, &self.folders.programs, self.news.clone());
+        if !loading.missing().is_empty() {
+            let (folders, sizes) = (self.folders.clone(), self.sizes);
+            let read = move || object::read(&folders, sizes);
+            loading.begin(&self.folders.programs, read).map_err(DatapathError::Thread)?;
         }
+        self.xdp = Some(loading);
         Ok(())
+    }
+
+    fn groups(&self) -> impl Iterator<Item = &Arc<Loading>> {
+        [Some(&self.tcx), self.xdp.as_ref()].into_iter().flatten()
+    }
+
+    /// Whether tcx has come that far.
+    pub(super) fn tcx_has(&self, milestone: Milestone) -> bool {
+        self.tcx.has(&Group::Tcx.needed(milestone))
+    }
+
+    /// Whether XDP can be attached.
+    pub(super) fn xdp_has(&self, milestone: Milestone) -> bool {
+        self.xdp.as_ref().is_some_and(|xdp| xdp.has(&Group::Xdp.needed(milestone)))
+    }
+
+    /// Whether everything that is wanted is loaded. Where XDP is refused, tcx does its work.
+    pub(super) fn is_complete(&self) -> bool {
+        let xdp = self.xdp.as_ref();
+        self.tcx.missing().is_empty()
+            && xdp.is_none_or(|xdp| xdp.missing().is_empty() || xdp.failure().is_some())
+    }
+
+    /// How far loading is.
+    pub(super) fn progress(&self) -> Progress {
+        let mut progress = Progress::default();
+        for (group, loading) in [(Group::Tcx, Some(&self.tcx)), (Group::Xdp, self.xdp.as_ref())] {
+            if let Some(loading) = loading {
+                let wanted = group.programs().len();
+                progress.wanted += wanted;
+                progress.loaded += wanted.saturating_sub(loading.missing().len());
+            }
+        }
+        progress
+    }
+
+    /// What the kernel refused of tcx's programs, if anything.
+    pub(super) fn failure(&self) -> Option<DatapathError> {
+        self.tcx.failure()
+    }
+
+    /// What the kernel refused of XDP's programs, if anything.
+    pub(super) fn xdp_failure(&self) -> Option<DatapathError> {
+        self.xdp.as_ref()?.failure()
+    }
+
+    /// Waits until all programs of tcx are loaded.
+    pub(super) fn wait(&self) -> Result<()> {
+        self.tcx.wait(&Group::Tcx.programs())
+    }
+
+    /// The same for XDP's, which were wanted.
+    pub(super) fn wait_for_xdp(&self) -> Result<()> {
+        let xdp = self.xdp.as_ref().ok_or(DatapathError::Missing("XDP"))?;
+        xdp.wait(&Group::Xdp.programs())
     }
 
     /// The program at which a hook of tcx begins.
@@ -107,40 +143,41 @@ impl Programs {
     }
 
     /// All programs of a hook, the first one first.
-    pub(super) fn all(&self, hook: Hook) -> impl Iterator<Item = (&'static str, &Program)> {
-        names(hook).filter_map(|name| Some((name, self.0.program(name)?)))
+    pub(super) fn all(&mut self, hook: Hook) -> Result<Vec<(&'static str, &Program)>> {
+        for name in order::names(hook) {
+            self.open(name)?;
+        }
+        let named = |name| Some((name, self.handles.get(name)?));
+        Ok(order::names(hook).filter_map(named).collect())
     }
 
-    /// A program by its name.
+    /// A loaded program by its name.
     pub(super) fn program<'a, P>(&'a mut self, name: &'static str) -> Result<&'a mut P>
     where
         &'a mut P: TryFrom<&'a mut Program>,
     {
-        self.0
-            .program_mut(name)
-            .and_then(|program| program.try_into().ok())
-            .ok_or(DatapathError::Missing(name))
+        self.open(name)?.try_into().ok().ok_or(DatapathError::Missing(name))
     }
-}
 
-fn names(hook: Hook) -> impl Iterator<Item = &'static str> {
-    family(hook).programs.iter().map(|(_, name)| *name)
+    fn open(&mut self, name: &'static str) -> Result<&mut Program> {
+        if !self.groups().any(|loading| loading.has(&[name])) {
+            return Err(self.failure().unwrap_or(DatapathError::NotYet(name)));
+        }
+        let path = self.folders.programs.join(name);
+        let failed =
+            |source: ProgramError| DatapathError::Program { name, source: Box::new(source) };
+        let is_xdp = Group::Xdp.programs().contains(&name);
+        Ok(match self.handles.entry(name) {
+            std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::btree_map::Entry::Vacant(place) => place.insert(if is_xdp {
+                Program::Xdp(Xdp::from_pin(path, XdpAttachType::Interface).map_err(failed)?)
+            } else {
+                Program::SchedClassifier(SchedClassifier::from_pin(path).map_err(failed)?)
+            }),
+        })
+    }
 }
 
 fn entry(hook: Hook) -> Result<&'static str> {
-    let Family { table, programs } = family(hook);
-    let found = programs.iter().find(|(number, _)| *number == stage::ENTRY);
-    found.map(|(_, name)| *name).ok_or(DatapathError::Missing(table))
-}
-
-fn load(program: &mut Program) -> std::result::Result<(), ProgramError> {
-    match program {
-        Program::SchedClassifier(program) => program.load(),
-        Program::Xdp(program) => program.load(),
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
-}
-
-fn refused(name: &'static str, source: ProgramError) -> DatapathError {
-    DatapathError::Program { name, source: Box::new(source) }
+    order::entry(hook).ok_or(DatapathError::Missing(order::family(hook).table))
 }

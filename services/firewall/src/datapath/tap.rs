@@ -22,7 +22,7 @@ impl Datapath {
     /// packet that XDP leaves to tcx is not copied twice.
     ///
     /// # Errors
-    /// If a program is refused; nothing is copied then.
+    /// If a program is refused, or not loaded yet; nothing is copied then.
     pub fn tap(&mut self, devices: &BTreeMap<u32, Device>) -> Result<Tap> {
         let tapped = self.put_taps(devices);
         if tapped.is_err() {
@@ -69,9 +69,6 @@ impl Datapath {
         let folder = &self.folders.links;
         let place = Place { folder, index, device: &device.name, hook: Hook::Xdp };
         let program: &mut Xdp = self.programs.program(name)?;
-        if program.fd().is_err() {
-            program.load().map_err(|source| refused(name, source))?;
-        }
         place.attach_xdp(program)
     }
 
@@ -82,9 +79,6 @@ impl Datapath {
         hook: Hook,
     ) -> Result<SchedClassifierLink> {
         let program: &mut SchedClassifier = self.programs.program(name)?;
-        if program.fd().is_err() {
-            program.load().map_err(|source| refused(name, source))?;
-        }
         let direction = match hook {
             Hook::Egress => TcAttachType::Egress,
             Hook::Ingress | Hook::Xdp => TcAttachType::Ingress,
@@ -99,8 +93,4 @@ impl Datapath {
                 message: error.to_string(),
             })
     }
-}
-
-fn refused(name: &'static str, source: aya::programs::ProgramError) -> DatapathError {
-    DatapathError::Program { name, source: Box::new(source) }
 }

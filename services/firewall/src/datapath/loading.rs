@@ -1,0 +1,203 @@
+//! Threads that give programs to the kernel, in the order of their importance.
+//!
+//! Each program is pinned and put into its tables when the verifier has let it pass; from then on
+//! packets that need it are not dropped any more. Who waits for programs is told of each.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    io,
+    num::NonZero,
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+};
+
+use aya::{
+    Ebpf,
+    maps::{MapError, ProgramArray},
+    programs::{Program, ProgramError, ProgramFd},
+};
+use tokio::sync::Notify;
+
+use super::{
+    DatapathError, Result, maps,
+    order::{self, Group},
+};
+
+/// Threads that load programs, at most: the manifest allows a few.
+const WORKERS: usize = 4;
+
+/// How far the loading of a group is; shared by the threads that load and those who wait.
+pub(super) struct Loading {
+    group: Group,
+    state: Mutex<State>,
+    /// For those who wait on a thread.
+    changed: Condvar,
+    /// For those who wait in a task.
+    news: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct State {
+    loaded: BTreeSet<&'static str>,
+    /// What the kernel refused; nothing more is loaded then.
+    failure: Option<(&'static str, String)>,
+    /// Nobody needs the programs any more.
+    cancelled: bool,
+}
+
+impl Loading {
+    /// Nothing is loaded yet but the programs that are pinned.
+    pub(super) fn new(group: Group, pins: &Path, news: Arc<Notify>) -> Arc<Self> {
+        let pinned = |name: &&'static str| pins.join(name).exists();
+        let loaded = group.programs().into_iter().filter(pinned).collect();
+        let state = Mutex::new(State { loaded, ..State::default() });
+        Arc::new(Self { group, state, changed: Condvar::new(), news })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Programs that are not loaded, in their order.
+    pub(super) fn missing(&self) -> Vec<&'static str> {
+        let state = self.lock();
+        self.group.programs().into_iter().filter(|name| !state.loaded.contains(name)).collect()
+    }
+
+    /// Whether all of these are loaded.
+    pub(super) fn has(&self, names: &[&'static str]) -> bool {
+        let state = self.lock();
+        names.iter().all(|name| state.loaded.contains(name))
+    }
+
+    /// Waits until all of these are loaded.
+    pub(super) fn wait(&self, names: &[&'static str]) -> Result<()> {
+        let mut state = self.lock();
+        loop {
+            if names.iter().all(|name| state.loaded.contains(name)) {
+                return Ok(());
+            }
+            if let Some(failure) = failure(&state) {
+                return Err(failure);
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// What the kernel refused, if anything.
+    pub(super) fn failure(&self) -> Option<DatapathError> {
+        failure(&self.lock())
+    }
+
+    /// Loads no further program.
+    pub(super) fn cancel(&self) {
+        self.lock().cancelled = true;
+    }
+
+    fn report(&self, outcome: std::result::Result<&'static str, (&'static str, String)>) {
+        let mut state = self.lock();
+        match outcome {
+            Ok(name) => drop(state.loaded.insert(name)),
+            // Of several the first.
+            Err(failure) => drop(state.failure.get_or_insert(failure)),
+        }
+        drop(state);
+        self.changed.notify_all();
+        self.news.notify_one();
+    }
+
+    fn goes_on(&self) -> bool {
+        let state = self.lock();
+        !state.cancelled && state.failure.is_none()
+    }
+
+    /// Begins to load what is missing, from an object file that is read on the new thread.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        pins: &Path,
+        read: impl FnOnce() -> Result<Ebpf> + Send + 'static,
+    ) -> io::Result<()> {
+        let (this, pins) = (self.clone(), pins.to_owned());
+        std::thread::Builder::new()
+            .name("programs".to_owned())
+            .spawn(move || match read() {
+                Ok(object) => this.load(object, &pins),
+                Err(error) => this.report(Err(("object file", error.to_string()))),
+            })
+            .map(drop)
+    }
+
+    fn load(&self, mut object: Ebpf, pins: &Path) {
+        let mut waiting: VecDeque<&'static str> = self.missing().into();
+        let mut programs: Vec<(&'static str, &mut Program)> = Vec::new();
+        for (name, program) in object.programs_mut() {
+            if let Some(name) = waiting.iter().find(|wanted| **wanted == name) {
+                programs.push((name, program));
+            }
+        }
+        // The order of the first is that of their importance.
+        waiting.retain(|name| {
+            let found = programs.iter().any(|(known, _)| known == name);
+            if !found {
+                self.report(Err((name, "it is not in the object file".to_owned())));
+            }
+            found
+        });
+        let queue = Mutex::new((waiting, programs));
+        let next = || {
+            let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+            let (waiting, programs) = &mut *queue;
+            let name = waiting.pop_front()?;
+            let at = programs.iter().position(|(known, _)| *known == name)?;
+            Some(programs.swap_remove(at))
+        };
+        let work = || {
+            while self.goes_on()
+                && let Some((name, program)) = next()
+            {
+                let done = load(name, program, pins);
+                self.report(done.map(|()| name).map_err(|error| (name, error.to_string())));
+            }
+        };
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        std::thread::scope(|scope| {
+            for _ in 1..processors.min(WORKERS) {
+                // With one thread fewer it takes longer.
+                let _ = std::thread::Builder::new()
+                    .name("programs".to_owned())
+                    .spawn_scoped(scope, work);
+            }
+            work();
+        });
+    }
+}
+
+fn failure(state: &State) -> Option<DatapathError> {
+    let (name, message) = state.failure.as_ref()?;
+    Some(DatapathError::Refused { name, message: message.clone() })
+}
+
+/// Hands a program to the verifier; then it is there for packets, and for this service's next run.
+fn load(name: &'static str, program: &mut Program, pins: &Path) -> Result<()> {
+    let refused = |source| DatapathError::Program { name, source: Box::new(source) };
+    match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+    .map_err(refused)?;
+    enter(name, program.fd().map_err(refused)?, pins)?;
+    let path: PathBuf = pins.join(name);
+    program.pin(&path).map_err(|error| DatapathError::Pin { path, source: io::Error::other(error) })
+}
+
+/// Puts a program into its places in the tables.
+pub(super) fn enter(name: &'static str, descriptor: &ProgramFd, pins: &Path) -> Result<()> {
+    for (table, number) in order::places(name) {
+        let failed =
+            |source: MapError| DatapathError::Map { name: table, source: Box::new(source) };
+        let mut stages: ProgramArray<_> = maps::pinned(pins, table)?;
+        stages.set(number, descriptor, 0).map_err(failed)?;
+    }
+    Ok(())
+}
