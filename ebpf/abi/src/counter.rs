@@ -61,7 +61,7 @@ counters! {
     DropMulticast = "drop.multicast", "Multicast and broadcast that no service of the router takes.";
     DropTcpState = "drop.tcp-state", "TCP segment that belongs to no flow and does not open one.";
     DropTcpWindow = "drop.tcp-window", "TCP segment outside the window of its connection.";
-    DropIcmp = "drop.icmp", "ICMP message that is neither echo nor an error about a known flow.";
+    DropIcmp = "drop.icmp", "ICMP message that is neither a query nor an error about a known flow, or with a wrong checksum.";
     DropRoute = "drop.no-route", "No route to the destination, or forwarding is off.";
     DropAddress = "drop.no-address", "The interface to leave by has no address to masquerade with.";
     DropPorts = "drop.no-port", "No free port was found for the translated flow.";

@@ -34,7 +34,7 @@ pub struct Config {
     pub flows: u32,
     /// Mapping records.
     pub mappings: u32,
-    /// [`EVENTS`] and so on.
+    /// [`EVENTS`] and so on in the lower half, [`fragment_flags`] in the upper one.
     pub flags: u32,
 }
 
@@ -42,6 +42,18 @@ pub struct Config {
 pub const EVENTS: u32 = 1;
 /// In [`Config::flags`]: a capture runs; dropped packets are shown to its filter.
 pub const CAPTURE: u32 = 2;
+
+/// The upper half of [`Config::flags`]: how long fragments of a datagram are waited for, in ticks; at most
+/// 65,535.
+pub const fn fragment_flags(ticks: u32) -> u32 {
+    let ticks = if ticks > 0xffff { 0xffff } else { ticks };
+    ticks << 16
+}
+
+/// The ticks of [`fragment_flags`].
+pub const fn fragment_ticks(flags: u32) -> u32 {
+    flags >> 16
+}
 
 /// No rule: the flow is the router's own, or the pair's default let it in.
 pub const NO_RULE: u16 = u16::MAX;

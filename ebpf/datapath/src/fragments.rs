@@ -19,6 +19,7 @@ use core::{
 use portcullis_datapath_abi::{
     Counter, Datagram, FragmentKey, HeldFrame,
     fragment::{FIRST_PASSED, REFUSED, Range},
+    policy::fragment_ticks,
 };
 use portcullis_flow_table::AtomicU32;
 
@@ -27,9 +28,6 @@ use crate::{
     Tables,
     hold::{self, Held, Slot},
 };
-
-/// How long the fragments of a datagram may take, in ticks. RFC 791 suggests 15 s for reassembly.
-pub const LIFETIME: u32 = 15;
 
 /// How often the lock of a datagram is tried. It is held for some hundred instructions, and fragments
 /// of one datagram rarely come to two processors.
@@ -175,6 +173,12 @@ impl Word {
     }
 }
 
+/// How long the fragments of a datagram may take, in ticks: `firewall.timeouts.fragment_s`.
+#[inline(always)]
+pub(crate) fn lifetime<T: Tables>(tables: &T) -> u32 {
+    tables.config().map_or(0, |config| fragment_ticks(config.flags))
+}
+
 /// A function of its own in the kernel too, for its stack; there it can return one word only.
 #[inline(never)]
 fn look_up<T: Tables>(tables: &T, piece: &Piece, frame_length: u32, held: &mut Held) -> u64 {
@@ -194,7 +198,7 @@ fn look_up<T: Tables>(tables: &T, piece: &Piece, frame_length: u32, held: &mut H
         return Word::REFUSED.0;
     };
     let now = tables.now();
-    track::expire(&mut datagram, now, LIFETIME);
+    track::expire(&mut datagram, now, lifetime(tables));
     let place = if first {
         place_first(tables, &mut datagram, piece, now, held)
     } else {

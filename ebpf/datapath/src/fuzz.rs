@@ -1,16 +1,18 @@
 //! What fuzzing and the replay of its corpus run: a router that has flows of each protocol, and a
 //! sequence of raw frames.
 //!
-//! The input is a sequence of `interface (1 byte), length (1 byte), frame`.
+//! The input is a sequence of `interface (1 byte), length (1 byte), frame`. Bits of the first byte:
+//! 0 and 1 the interface, 4 the checksums of an ICMP message are put right, 5 XDP, 6 for a group or
+//! forwarded by the kernel, 7 leaving.
 
 use portcullis_datapath_abi::{
     Interface, Zone,
-    flow::{LIVE, TCP, UDP},
+    flow::{ICMP, ICMPV6, LIVE, TCP, UDP},
     nat, policy,
 };
 
 use crate::{
-    Arrival, Cast, Departure, Hook, Route, Verdict, mapped,
+    Arrival, Cast, Departure, Hook, L3, Route, Verdict, add, mapped,
     simulation::{Bytes, Simulation, nat::bytes},
 };
 
@@ -35,6 +37,9 @@ pub fn run(input: &[u8]) {
 
 fn one(router: &Simulation, interface: u8, bytes: &[u8]) {
     let mut frame = Bytes(bytes.to_vec());
+    if interface & 16 != 0 {
+        put_right(&mut frame.0);
+    }
     let before = frame.clone();
     let length = u32::try_from(bytes.len().saturating_sub(14)).unwrap_or(u32::MAX);
     let index = u32::from(interface & 3);
@@ -62,6 +67,62 @@ fn one(router: &Simulation, interface: u8, bytes: &[u8]) {
             assert_eq!(frame.0.len(), before.0.len());
         }
         _ => assert_eq!(frame, before, "{verdict:?}"),
+    }
+}
+
+/// Sets the checksum of an ICMP message, and of the IPv4 header that it quotes: guessing those is not
+/// what a fuzzer is for.
+fn put_right(frame: &mut [u8]) {
+    let Some((ethernet, packet)) = frame.split_at_mut_checked(L3) else {
+        return;
+    };
+    let (header, protocol, mut ends) = match ethernet.get(12..) {
+        Some([8, 0]) => (20, packet.get(9).copied(), Vec::new()),
+        Some([0x86, 0xdd]) => {
+            (40, packet.get(6).copied(), packet.get(8..40).unwrap_or(&[]).to_vec())
+        }
+        _ => return,
+    };
+    let words = if header == 20 { packet.get(2..4) } else { packet.get(4..6) };
+    let Some([high, low]) = words else {
+        return;
+    };
+    let length = usize::from(u16::from_be_bytes([*high, *low]));
+    let end = if header == 20 { length } else { length + header };
+    let Some(message) = packet.get_mut(header..end) else {
+        return;
+    };
+    if header == 20
+        && let Some(quoted) = message.get_mut(8..28)
+    {
+        complete(quoted, 10, &[]);
+    }
+    match protocol {
+        Some(ICMP) => complete(message, 2, &[]),
+        Some(ICMPV6) => {
+            ends.extend(u32::try_from(length).unwrap_or_default().to_be_bytes());
+            ends.extend([0, 0, 0, ICMPV6]);
+            complete(message, 2, &ends);
+        }
+        _ => {}
+    }
+}
+
+/// Sets the checksum of `bytes` at an offset; `more` counts too.
+fn complete(bytes: &mut [u8], at: usize, more: &[u8]) {
+    let Some(place) = bytes.get_mut(at..at + 2) else {
+        return;
+    };
+    place.fill(0);
+    let word = |pair: &[u8]| {
+        u16::from_ne_bytes([
+            pair.first().copied().unwrap_or_default(),
+            pair.get(1).copied().unwrap_or_default(),
+        ])
+    };
+    let sum = bytes.chunks(2).chain(more.chunks(2)).map(word).fold(0, add);
+    if let Some(place) = bytes.get_mut(at..at + 2) {
+        place.copy_from_slice(&(!sum).to_ne_bytes());
     }
 }
 

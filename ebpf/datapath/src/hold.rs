@@ -14,7 +14,7 @@ use portcullis_datapath_abi::{
 };
 use portcullis_flow_table::hash40;
 
-use crate::{Tables, fragments::LIFETIME};
+use crate::{Tables, fragments::lifetime};
 
 /// Place of a held frame, see [`portcullis_datapath_abi::fragment::held_index`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -75,6 +75,7 @@ pub(crate) fn collect<T: Tables>(
 ) -> Held {
     let row = row(tables, key);
     let tag = tag(tables, key);
+    let lifetime = lifetime(tables);
     // In memory, not in a register, for the reason that `Datagram::search` gives.
     let columns = &raw mut datagram.held;
     for column in 0..HELD_COLUMNS {
@@ -86,7 +87,7 @@ pub(crate) fn collect<T: Tables>(
         // SAFETY: as above; the datagram is valid.
         unsafe {
             if (&raw const (*frame).tag).read_volatile() != tag
-                || now.wrapping_sub((&raw const (*frame).since).read_volatile()) >= LIFETIME
+                || now.wrapping_sub((&raw const (*frame).since).read_volatile()) >= lifetime
             {
                 columns.write_volatile(columns.read_volatile() & !bit);
             }

@@ -1,5 +1,9 @@
 //! ICMP errors about flows (RFC 792, RFC 4443; RFC 5508 section 4): they carry the head of the
 //! packet that they are about, and are translated together with it.
+//!
+//! Other than of all other packets, their checksums are verified before: the message's own, and that
+//! of the IPv4 header that they quote (RFC 5508 REQ-3). The transport checksum of what they quote is
+//! not, as it is cut short mostly.
 
 use portcullis_datapath_abi::{
     Counter, FlowKey, FlowKey6,
@@ -9,12 +13,16 @@ use portcullis_datapath_abi::{
 
 use crate::{
     Arrival, FlowRef, Kind, Tables, Verdict,
+    checksum::add,
     flow::{find4, find6},
     frame::{Frame, IPV6, L3, L4},
     ingress::Cast,
     known::Transit,
     open::service_of,
-    packet::{Fragment, Packet},
+    packet::{
+        Fragment, Packet,
+        icmp::{ECHO, ECHO_REPLY, TIMESTAMP, TIMESTAMP_REPLY},
+    },
     packet6::{Packet6, walk},
     refresh::next_hop,
     verdict::Drop,
@@ -27,7 +35,7 @@ pub(crate) const INNER_L4: usize = INNER_L3 + 20;
 
 /// Stage [`crate::Stage::IcmpError`].
 #[inline(always)]
-pub fn icmp_error<'a, T: Tables, F: Frame>(
+pub fn icmp_error<'a, T: Tables, F: Summed>(
     tables: &'a T,
     frame: &F,
     arrival: &Arrival,
@@ -46,7 +54,7 @@ pub fn icmp_error<'a, T: Tables, F: Frame>(
 }
 
 #[inline(always)]
-fn error4<'a, T: Tables, F: Frame>(
+fn error4<'a, T: Tables, F: Summed>(
     tables: &'a T,
     frame: &F,
     arrival: &Arrival,
@@ -60,9 +68,13 @@ fn error4<'a, T: Tables, F: Frame>(
     let Some(config) = tables.config() else {
         return stray;
     };
+    // The quoted header first: what is no error about a flow costs no sum over all of it.
     let Some(key) = key4(frame, &packet, from) else {
         return stray;
     };
+    if !quotes_intact_header(frame) || !is_intact4(frame, &packet) {
+        return stray;
+    }
     match find4(tables, config, &key) {
         Some(flow) => {
             let transit = Transit { protocol: key.protocol, ..packet.transit() };
@@ -78,7 +90,7 @@ fn error4<'a, T: Tables, F: Frame>(
 }
 
 #[inline(always)]
-fn error6<'a, T: Tables, F: Frame>(
+fn error6<'a, T: Tables, F: Summed>(
     tables: &'a T,
     frame: &F,
     arrival: &Arrival,
@@ -95,6 +107,9 @@ fn error6<'a, T: Tables, F: Frame>(
     let Some(key) = key6(frame, &packet, from) else {
         return stray;
     };
+    if !is_intact6(frame, &packet) {
+        return stray;
+    }
     match find6(tables, config, &key) {
         Some(flow) => {
             let transit = Transit { protocol: key.protocol, ..packet.transit() };
@@ -106,6 +121,67 @@ fn error6<'a, T: Tables, F: Frame>(
             about_service(tables, &end)
         }
     }
+}
+
+/// A frame whose bytes can be summed up. Only this stage needs that: all others change checksums by
+/// differences.
+pub trait Summed: Frame {
+    /// One's complement sum of `length` bytes from `at` on, of 16-bit words as they stand; an odd byte
+    /// at the end counts with a zero behind it. [`NO_SUM`] if they are not there, none or more than
+    /// [`LONGEST`].
+    fn sum(&self, at: u32, length: u32) -> u32;
+}
+
+/// Longest ICMP message that is summed up, in bytes. Errors are not longer than 576 bytes over IPv4
+/// (RFC 1812 section 4.3.2.3) and 1280 over IPv6 (RFC 4443 section 2.4).
+pub const LONGEST: u32 = 2048;
+/// In the place of a sum.
+pub const NO_SUM: u32 = u32::MAX;
+
+/// The sum over words of which one is the checksum of the others.
+const WHOLE: u16 = 0xffff;
+
+/// Whether the ICMP checksum is right.
+#[inline(always)]
+fn is_intact4<F: Summed>(frame: &F, packet: &Packet) -> bool {
+    let length = u32::from(packet.length).wrapping_sub((L4 - L3) as u32);
+    frame.sum(L4 as u32, length) == u32::from(WHOLE)
+}
+
+/// Whether the checksum of the quoted IPv4 header, which has no options, is right.
+#[inline(always)]
+fn quotes_intact_header<F: Frame>(frame: &F) -> bool {
+    let Some(head) = frame.head::<INNER_L4>() else {
+        return false;
+    };
+    let [a, b, c] =
+        [head.u32::<INNER_L3>(), head.u32::<{ INNER_L3 + 4 }>(), head.u32::<{ INNER_L3 + 8 }>()];
+    let addresses = [head.u32::<{ INNER_L3 + 12 }>(), head.u32::<{ INNER_L3 + 16 }>()];
+    add(total(&[a, b, c]), total(&addresses)) == WHOLE
+}
+
+/// Whether the ICMPv6 checksum is right (RFC 4443 section 2.3).
+#[inline(always)]
+fn is_intact6<F: Summed>(frame: &F, packet: &Packet6) -> bool {
+    let at = u32::from(packet.transport);
+    let length = (u32::from(packet.length) + L3 as u32).wrapping_sub(at);
+    let sum = frame.sum(at, length);
+    if sum == NO_SUM {
+        return false;
+    }
+    let ends = add(total(&packet.source), total(&packet.destination));
+    let rest = add((length as u16).to_be(), u16::from(ICMPV6).to_be());
+    add(add(sum as u16, ends), rest) == WHOLE
+}
+
+/// One's complement sum of words.
+#[inline(always)]
+fn total<const N: usize>(words: &[u32; N]) -> u16 {
+    let mut sum = 0;
+    for word in words {
+        sum = add(sum, add(*word as u16, (*word >> 16) as u16));
+    }
+    sum
 }
 
 /// An error about a flow; `flow` in the direction that the error travels in.
@@ -180,8 +256,8 @@ fn key4<F: Frame>(frame: &F, packet: &Packet, zone: u8) -> Option<FlowKey> {
         ICMP => {
             let id = frame.u16(INNER_L4 + 4)?;
             match frame.u8(INNER_L4)? {
-                8 => (id, 0),
-                0 => (0, id),
+                ECHO | TIMESTAMP => (id, 0),
+                ECHO_REPLY | TIMESTAMP_REPLY => (0, id),
                 _ => return None,
             }
         }

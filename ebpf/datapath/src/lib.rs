@@ -49,7 +49,7 @@ pub use egress::{Departure, depart, egress};
 pub use flow::{FlowRef, FlowTables, NextHop};
 pub use fragment_stage::{fragment4, fragment6};
 pub use frame::{Frame, FrameMut, Head, HeadMut, IPV4, IPV6, L3, L4, L4_V6};
-pub use icmp_error::icmp_error;
+pub use icmp_error::{LONGEST, NO_SUM, Summed, icmp_error};
 pub use ingress::{Arrival, Cast, Hook, ingress};
 pub use known::{flow4, flow6};
 pub use open::{Candidate, CandidateTables, create4, create6, open4, open6, rule};

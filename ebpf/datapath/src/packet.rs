@@ -26,9 +26,9 @@ pub enum Kind {
     Udp,
     /// TCP.
     Tcp,
-    /// ICMP echo request; the query id is the source port.
+    /// ICMP echo or timestamp request; the query id is the source port.
     EchoRequest,
-    /// ICMP echo reply; the query id is the destination port.
+    /// ICMP echo or timestamp reply; the query id is the destination port.
     EchoReply,
     /// ICMP destination unreachable, time exceeded or parameter problem (RFC 792), ICMPv6 packet too
     /// big too (RFC 4443).
@@ -41,6 +41,18 @@ pub enum Kind {
     Other,
     /// A later fragment of any of these, without header.
     Fragment,
+}
+
+/// Types of ICMP queries (RFC 792): those that are forwarded (RFC 5508 REQ-10).
+pub mod icmp {
+    /// Echo request.
+    pub const ECHO: u8 = 8;
+    /// Its reply.
+    pub const ECHO_REPLY: u8 = 0;
+    /// Timestamp request, with the query id in the same place.
+    pub const TIMESTAMP: u8 = 13;
+    /// Its reply.
+    pub const TIMESTAMP_REPLY: u8 = 14;
 }
 
 /// Bits of the TCP flags byte.
@@ -232,8 +244,8 @@ impl Packet {
                 packet.icmp = [frame.u8(L4)?, frame.u8(L4 + 1)?];
                 let [kind, _] = packet.icmp;
                 packet.kind = match kind {
-                    8 => Kind::EchoRequest,
-                    0 => Kind::EchoReply,
+                    icmp::ECHO | icmp::TIMESTAMP => Kind::EchoRequest,
+                    icmp::ECHO_REPLY | icmp::TIMESTAMP_REPLY => Kind::EchoReply,
                     3 | 11 | 12 => Kind::IcmpError,
                     _ => Kind::IcmpOther,
                 };

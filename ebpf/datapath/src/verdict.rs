@@ -78,8 +78,11 @@ pub enum AnswerKind {
     TooBig = 2,
     /// ICMP network unreachable, ICMPv6 no route.
     NoRoute = 3,
-    /// A TCP reset, to others ICMP communication administratively prohibited.
+    /// A TCP reset, for UDP ICMP port unreachable, to others communication administratively prohibited.
     Refused = 4,
+    /// ICMP communication administratively prohibited: a flow that the policy allows cannot be made for
+    /// want of room or ports (RFC 5508 REQ-8).
+    Prohibited = 5,
 }
 
 /// Programs of a hook. Each has a stack of its own; one calls the next by its number and does not

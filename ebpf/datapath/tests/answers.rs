@@ -163,6 +163,8 @@ fn errors_over_ipv4_say_what_happened() {
         (&datagram, AnswerKind::NoRoute, 0, unreachable(Unreachable::Network)),
         (&datagram, AnswerKind::Refused, 0, unreachable(Unreachable::Port)),
         (&Bytes(echo), AnswerKind::Refused, 0, unreachable(Unreachable::FilterProhibited)),
+        (&datagram, AnswerKind::Prohibited, 0, unreachable(Unreachable::FilterProhibited)),
+        (&tcp, AnswerKind::Prohibited, 0, unreachable(Unreachable::FilterProhibited)),
     ];
     for (frame, kind, mtu, expected) in cases {
         let (message, quoted) = icmp4(&ask(frame, kind, mtu).unwrap());
@@ -190,6 +192,7 @@ fn errors_over_ipv6_say_what_happened() {
         (&datagram, AnswerKind::NoRoute, 0, unreachable(Unreachable::NoRoute)),
         (&datagram, AnswerKind::Refused, 0, unreachable(Unreachable::Port)),
         (&Bytes(echo), AnswerKind::Refused, 0, unreachable(Unreachable::Prohibited)),
+        (&tcp, AnswerKind::Prohibited, 0, unreachable(Unreachable::Prohibited)),
     ];
     for (frame, kind, mtu, expected) in cases {
         let (message, quoted) = icmp6(&ask(frame, kind, mtu).unwrap());

@@ -9,9 +9,9 @@
 use std::collections::VecDeque;
 
 use portcullis_datapath::{
-    fragments::{Ends, LIFETIME, Piece, Place, place},
+    fragments::{Ends, Piece, Place, place},
     hold::Held,
-    simulation::{Bytes, Simulation},
+    simulation::{Bytes, FRAGMENT_TICKS, Simulation},
 };
 use portcullis_datapath_abi::{Counter, FragmentKey, fragment::HELD_COLUMNS};
 use proptest::prelude::*;
@@ -192,9 +192,9 @@ fn what_waits_too_long_is_forgotten() {
     let router = Simulation::default();
     let pieces = cut(key(1, 1, false), 3000, 1000, false);
     assert!(matches!(placed(&router, &pieces[1]).0, Place::Early(_)));
-    router.now.set(router.now.get() + LIFETIME);
+    router.now.set(router.now.get() + FRAGMENT_TICKS);
     assert_eq!(placed(&router, &pieces[0]), (Place::Of(ENDS), 0), "nothing to wait for");
-    router.now.set(router.now.get() + LIFETIME);
+    router.now.set(router.now.get() + FRAGMENT_TICKS);
     assert!(matches!(placed(&router, &pieces[1]).0, Place::Early(_)), "not the same datagram");
 }
 

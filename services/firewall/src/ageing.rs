@@ -100,6 +100,12 @@ pub fn seconds_since(then: u32, now: u32) -> u32 {
     u32::try_from(nanoseconds / 1_000_000_000).unwrap_or(u32::MAX)
 }
 
+/// As many ticks as `seconds` have, and the rest of the last one.
+pub fn ticks(seconds: u32) -> u32 {
+    let nanoseconds = u64::from(seconds) * 1_000_000_000;
+    u32::try_from(nanoseconds.div_ceil(1 << TICK_SHIFT)).unwrap_or(u32::MAX)
+}
+
 /// How full the table is, as what it does to flows that are not established: the timeouts of those
 /// that nobody has answered, or that both sides have closed, shrink from 7/8 of the capacity on, down
 /// to nothing when it is full, so that they make room and an established flow never has to.
@@ -197,6 +203,15 @@ mod tests {
         }
         let gre = flow(47, [0; 2], [1, 0], 0);
         assert_eq!(timeout_s(47, state(&gre), &timeouts), timeouts.udp_unreplied_s);
+    }
+
+    #[test]
+    fn ticks_are_not_less_than_the_seconds_they_stand_for() {
+        assert_eq!([0, 1, 15, 60, 120].map(ticks), [0, 1, 14, 56, 112]);
+        for seconds in [1, 15, 60, 120, Timeouts::MAX_S] {
+            assert!(seconds_since(0, ticks(seconds)) >= seconds);
+            assert!(seconds_since(0, ticks(seconds) - 1) < seconds);
+        }
     }
 
     #[test]

@@ -191,6 +191,7 @@ fn message(word: u32, kind: Kind, ipv6: bool) -> Message {
     const TIME_EXCEEDED: u32 = AnswerKind::TimeExceeded as u32;
     const TOO_BIG: u32 = AnswerKind::TooBig as u32;
     const NO_ROUTE: u32 = AnswerKind::NoRoute as u32;
+    const PROHIBITED: u32 = AnswerKind::Prohibited as u32;
     let mtu = (word >> 16) as u16;
     let (kind, code) = match (word & 0xff, ipv6) {
         (TIME_EXCEEDED, false) => (11, 0),
@@ -199,6 +200,8 @@ fn message(word: u32, kind: Kind, ipv6: bool) -> Message {
         (TOO_BIG, true) => (2, 0),
         (NO_ROUTE, false) => (3, 0),
         (NO_ROUTE, true) => (1, 0),
+        (PROHIBITED, false) => (3, 13),
+        (PROHIBITED, true) => (1, 1),
         // Refused by the policy. Programs take a reset or port unreachable for "connection refused"
         // and give up at once; communication prohibited is for what has no ports.
         _ if kind == Kind::Tcp => (0, 0),

@@ -30,6 +30,7 @@ use super::maps::{
     stages,
     telemetry::{CAPTURE, CAPTURED, PACKETS},
 };
+use super::tcx::ANSWER_WORD;
 
 /// Bytes that the filter may look at, whatever the snap length is.
 const HEADERS: u32 = 128;
@@ -222,10 +223,14 @@ pub fn xdp_capture(context: XdpContext) -> u32 {
     XDP_PASS
 }
 
-/// Frames that tcx drops as they arrive.
+/// Frames that tcx drops as they arrive. Some of them are answered then.
 #[classifier]
 pub fn tcx_dropped(context: TcContext) -> i32 {
     capture(&context, INBOUND, true);
+    // SAFETY: the kernel passes a valid context.
+    if unsafe { (*context.skb.skb).cb[ANSWER_WORD] } != 0 {
+        stages::tcx(&context, stage::ANSWER);
+    }
     TC_ACT_SHOT
 }
 

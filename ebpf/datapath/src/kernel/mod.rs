@@ -9,6 +9,7 @@ mod egress;
 mod fragment;
 mod maps;
 mod skb;
+mod sum;
 mod tcx;
 mod xdp;
 

@@ -1,7 +1,7 @@
 //! The kernel's socket buffers as frames.
 
 use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
     helpers::{bpf_skb_load_bytes, bpf_skb_store_bytes},
     programs::TcContext,
 };
@@ -28,6 +28,12 @@ impl<'a> Buffer<'a> {
             let _ = context.pull_data(wanted);
         }
         Self { context, data: context.data(), end: context.data_end() }
+    }
+
+    /// The kernel's own structure, for its helpers.
+    #[inline(always)]
+    pub fn skb(&self) -> *mut __sk_buff {
+        self.context.skb.skb
     }
 
     /// The kernel has moved the packet.

@@ -43,8 +43,8 @@ const AF_INET6: u32 = 10;
 const ETH_P_8021Q: u32 = 0x8100_u16.to_be() as u32;
 const ETH_P_8021AD: u32 = 0x88a8_u16.to_be() as u32;
 
-/// Where the word of an answer stands between stages, in `skb->cb`.
-const ANSWER_WORD: usize = 0;
+/// Where the word of an answer stands between stages, in `skb->cb`; 0 if there is to be none.
+pub(super) const ANSWER_WORD: usize = 0;
 /// Where the ports of a fragment stand.
 const PORTS: usize = 1;
 /// Where its protocol stands, with [`LOCATED`] if they are known.
@@ -111,7 +111,7 @@ fn next(context: &TcContext, stage: Stage, ends: Option<Ends>) -> i32 {
 fn lost(context: &TcContext, reason: Counter) -> i32 {
     let arrival = arrival(context);
     let drop = Drop::from(reason, zone_of(arrival.interface));
-    count_drop(&Maps::new(context.as_ptr()), &arrival, drop);
+    dropped(context, &Maps::new(context.as_ptr()), &arrival, drop);
     TC_ACT_SHOT
 }
 
@@ -325,9 +325,13 @@ fn conclude(context: &TcContext, maps: &Maps, arrival: &Arrival, verdict: Verdic
             TC_ACT_SHOT
         }
         Verdict::Answer(answer) => {
+            count_drop(maps, arrival, answer.drop);
+            if is_captured(maps) {
+                // Goes on to the answer.
+                show(context, answer.drop, answer.word());
+            }
             // SAFETY: the kernel passes a valid context, whose control block is ours here.
             unsafe { (*context.skb.skb).cb[ANSWER_WORD] = answer.word() };
-            count_drop(maps, arrival, answer.drop);
             stages::tcx(context, stage::ANSWER);
             TC_ACT_SHOT
         }
@@ -353,10 +357,23 @@ fn count_drop(maps: &Maps, arrival: &Arrival, drop: Drop) {
 #[inline(always)]
 pub(super) fn dropped(context: &TcContext, maps: &Maps, arrival: &Arrival, drop: Drop) {
     count_drop(maps, arrival, drop);
-    if maps.config().is_some_and(|config| config.flags & CAPTURE != 0) {
-        note(drop.counter, drop.from, drop.to);
-        stages::tcx(context, stage::DROPPED);
+    if is_captured(maps) {
+        show(context, drop, 0);
     }
+}
+
+#[inline(always)]
+fn is_captured(maps: &Maps) -> bool {
+    maps.config().is_some_and(|config| config.flags & CAPTURE != 0)
+}
+
+/// Shows a dropped packet to the capture, which answers it if there is an answer's word.
+#[inline(always)]
+fn show(context: &TcContext, drop: Drop, answer: u32) {
+    note(drop.counter, drop.from, drop.to);
+    // SAFETY: the kernel passes a valid context, whose control block is ours here.
+    unsafe { (*context.skb.skb).cb[ANSWER_WORD] = answer };
+    stages::tcx(context, stage::DROPPED);
 }
 
 #[inline(always)]

@@ -1,14 +1,18 @@
 //! Making the flow of a first packet that the policy lets pass.
 
-use portcullis_datapath_abi::{Config, Counter, FlowKey, classifier, flow::NO_MAPPING};
+use portcullis_datapath_abi::{
+    Config, Counter, FlowKey, classifier,
+    flow::{FROM_ROUTER, NO_MAPPING, TO_ROUTER},
+    policy::MASQUERADE,
+};
 
-use super::candidate::{Candidate, RESOLVED};
+use super::candidate::{Candidate, IPV6, RESOLVED};
 use crate::{
     NextHop, Stage, Tables, Verdict,
     flow::{New4, New6, Terms, create4 as make4, create6 as make6, find4, find6},
     limits,
     nat::{outbound, release},
-    verdict::Drop,
+    verdict::{Answer, AnswerKind, Drop},
 };
 
 /// Stage [`Stage::Create4`]. The source that the flow has on the way out is found, and the flow made.
@@ -92,6 +96,15 @@ impl Candidate {
         }
     }
 
+    /// Whether it is of a host inside, and leaves with another address. (IPv6 and what the router itself
+    /// sends or receives is not.)
+    #[inline(always)]
+    fn leaves_translated(&self) -> bool {
+        self.exit.get().flags & MASQUERADE != 0
+            && self.facts.get() & IPV6 == 0
+            && self.flags.get() & (FROM_ROUTER | TO_ROUTER) == 0
+    }
+
     #[inline(always)]
     fn known_hop(&self) -> Option<NextHop> {
         if self.facts.get() & RESOLVED != 0 { Some(self.hop.get()) } else { None }
@@ -101,7 +114,13 @@ impl Candidate {
 #[inline(always)]
 fn failed<'a, T: Tables>(tables: &T, candidate: &Candidate, reason: Counter) -> Verdict<'a> {
     forget(tables, candidate);
-    Verdict::Drop(Drop::between(reason, candidate.from(), candidate.to.get()))
+    let drop = Drop::between(reason, candidate.from(), candidate.to.get());
+    // Who is let out, but not now, is told (RFC 5508 REQ-8). Not who comes in: under a flood these are
+    // forged.
+    if candidate.leaves_translated() && matches!(reason, Counter::DropPorts | Counter::DropFull) {
+        return Verdict::Answer(Answer { drop, kind: AnswerKind::Prohibited, mtu: 0 });
+    }
+    Verdict::Drop(drop)
 }
 
 /// The flow does not count for its source.

@@ -18,7 +18,7 @@ use crate::{
     guard::{Admission, Visitor, admit, asks_proof},
     known::wire_length,
     nat::{Exit, Inbound, Inside, inbound},
-    packet::{Fragment, Packet},
+    packet::{Fragment, Packet, icmp},
     tables::mapped,
     verdict::{Answer, AnswerKind, Drop},
 };
@@ -180,7 +180,11 @@ fn to_router<'a, T: Tables, F: Frame>(
             None => refused(Counter::DropPolicy),
         };
     }
-    let service = service_of(packet.protocol, packet.kind, packet.destination_port);
+    // The service `ping` is echo only: the kernel would answer timestamps too.
+    let service = match packet.icmp {
+        [icmp::TIMESTAMP | icmp::TIMESTAMP_REPLY, _] => 0,
+        _ => service_of(packet.protocol, packet.kind, packet.destination_port),
+    };
     let reachable =
         service != 0 && tables.zone(from).is_some_and(|zone| zone.services & service != 0);
     if group && !(reachable && service == DHCP) {

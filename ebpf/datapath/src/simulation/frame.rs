@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use crate::{
-    Verdict,
+    LONGEST, NO_SUM, Summed, Verdict, add,
     frame::{Frame, FrameMut, Head, HeadMut},
     rewrite,
 };
@@ -59,6 +59,23 @@ access! {
     u8, set_u8: u8;
     u16, set_u16: u16;
     u32, set_u32: u32;
+}
+
+impl Summed for Bytes {
+    fn sum(&self, at: u32, length: u32) -> u32 {
+        let (at, end) = (at as usize, at as usize + length as usize);
+        match self.0.get(at..end) {
+            Some(bytes) if !bytes.is_empty() && length <= LONGEST => {
+                let word = |pair: &[u8]| match *pair {
+                    [first, second] => u16::from_ne_bytes([first, second]),
+                    [last] => u16::from_ne_bytes([last, 0]),
+                    _ => 0,
+                };
+                u32::from(bytes.chunks(2).map(word).fold(0, add))
+            }
+            _ => NO_SUM,
+        }
+    }
 }
 
 impl Bytes {

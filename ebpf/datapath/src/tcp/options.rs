@@ -9,9 +9,9 @@ use crate::{
     packet::tcp::{OPTION_END, OPTION_MSS, OPTION_NOTHING, OPTION_SCALE},
 };
 
-/// Options of a SYN that are looked at: hosts send five, padding included. There is room for forty, all
-/// of them padding.
-const MAX_OPTIONS: u32 = 10;
+/// Steps through the options of a SYN: one for each option, and one for each pair of paddings. Hosts need
+/// five to seven; the kernel's verifier walks each of them for each way that leads here.
+const MAX_STEPS: u32 = 10;
 
 /// What the options of a SYN say.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -46,9 +46,9 @@ fn read_options<F: Frame>(frame: &F, at: u32) -> u32 {
     let nothing = u32::from(header).wrapping_sub(again.into());
     let end = at + (u32::from(header >> 4) << 2);
     let mut place = at + 20;
-    let mut count = 0;
-    while count < MAX_OPTIONS {
-        count += 1;
+    let mut steps = 0;
+    while steps < MAX_STEPS {
+        steps += 1;
         place = read_option(frame, at, (place, end), &mut found);
         place = place.wrapping_add(nothing);
         found = found.wrapping_add(nothing);
@@ -57,7 +57,8 @@ fn read_options<F: Frame>(frame: &F, at: u32) -> u32 {
         }
     }
     if place < end {
-        // More options than are looked at: a scale may be among them, whatever it is.
+        // More options than are looked at (no host sends them, and twenty of two bytes would fit): a scale
+        // may be among them, whatever it is. The window counts as the largest that it may be.
         found = found & !0xff | u32::from(MAX_SCALE);
     }
     found
@@ -70,7 +71,8 @@ fn read_option<F: Frame>(frame: &F, at: u32, (place, end): (u32, u32), found: &m
         return end;
     };
     if kind == OPTION_NOTHING {
-        return place + 1;
+        // Two at once, without a branch.
+        return place + 1 + u32::from(size == OPTION_NOTHING);
     }
     let next = place + u32::from(size);
     if kind == OPTION_END || size < 2 || next > end {

@@ -11,8 +11,8 @@ use crate::frames::*;
 
 pub const HOST6: &str = "2001:db8:77::100";
 pub const SERVER6: &str = "2001:db8:f00::10";
-const ROUTER6: &str = "2001:db8:77::1";
-const HOP6: &str = "2001:db8:1::1";
+pub const ROUTER6: &str = "2001:db8:77::1";
+pub const HOP6: &str = "2001:db8:1::1";
 const SYN: u8 = 2;
 const ACK: u8 = 16;
 
@@ -86,7 +86,7 @@ pub fn ethernet6(packet: &[u8]) -> Bytes {
 }
 
 /// What comes out of the router, behind the Ethernet header; the verdict's name otherwise.
-fn pass6(router: &Simulation, interface: u32, packet: &[u8]) -> Result<Vec<u8>, String> {
+pub fn pass6(router: &Simulation, interface: u32, packet: &[u8]) -> Result<Vec<u8>, String> {
     let frame = ethernet6(packet);
     let verdict = router.arrive(&frame, &arrival(interface, &frame));
     let mut out = frame.clone();

@@ -6,6 +6,7 @@
 )]
 
 mod frames;
+mod icmp;
 mod ipv6;
 mod properties;
 mod replay;
@@ -114,7 +115,7 @@ fn drops_have_their_reason() {
         (datagram(HOST, group, 17, 64, &udp(5353, 5353, b"")), "drop.multicast"),
         (datagram(HOST, SERVER, 6, 64, &tcp(1, 2, ACK, b"")), "drop.tcp-state"),
         (datagram(HOST, SERVER, 1, 64, &echo(0, 1, b"")), "drop.icmp"),
-        (datagram(HOST, SERVER, 1, 64, &echo(13, 1, b"")), "drop.icmp"),
+        (datagram(HOST, SERVER, 1, 64, &echo(15, 1, b"")), "drop.icmp"),
     ];
     for (packet, reason) in cases {
         assert_eq!(pass(&router, LAN, &packet), Err(reason.to_owned()));
@@ -128,7 +129,7 @@ fn a_full_table_leaves_no_half_flow() {
     router.config.flows = 1;
     let packet = |port| datagram(HOST, SERVER, 17, 64, &udp(port, 53, b""));
     pass(&router, LAN, &packet(4000)).unwrap();
-    assert_eq!(pass(&router, LAN, &packet(4001)), Err("drop.flows-full".to_owned()));
+    assert_eq!(pass(&router, LAN, &packet(4001)), Err("Prohibited".to_owned()));
     assert_eq!(router.flows4().len(), 1);
     assert_eq!(router.flows.in_use(), 1);
 }

@@ -272,7 +272,7 @@ fn without_a_free_port_a_flow_is_refused_and_leaves_nothing() {
     for index in 0..2048 {
         site.nat.reserved.insert(index, u64::MAX);
     }
-    assert_eq!(send(&site, LAN, (HOST, 4000), (SERVER, 53)), Err("drop.no-port".to_owned()));
+    assert_eq!(send(&site, LAN, (HOST, 4000), (SERVER, 53)), Err("Prohibited".to_owned()));
     assert!(site.flows4().is_empty() && site.nat.mappings().is_empty());
     // The numbers are free again.
     site.nat.reserved.clear();
@@ -287,7 +287,7 @@ fn a_full_table_of_flows_gives_the_mapping_back() {
     for port in [4000, 4001] {
         send(&site, LAN, (HOST, port), (SERVER, 53)).unwrap();
     }
-    assert_eq!(send(&site, LAN, (HOST, 4000), (CLIENT, 53)), Err("drop.flows-full".to_owned()));
+    assert_eq!(send(&site, LAN, (HOST, 4000), (CLIENT, 53)), Err("Prohibited".to_owned()));
     assert!(site.nat.mappings().values().all(|mapping| mapping.references == 1));
 }
 

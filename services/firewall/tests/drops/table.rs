@@ -48,7 +48,7 @@ pub const LINES: &[Line] = &[
     line(Counter::DropMulticast, "lan", "router", multicast),
     line(Counter::DropTcpState, "lan", "", ack_out_of_nowhere),
     line(Counter::DropTcpWindow, "lan", "", far_outside_the_window),
-    line(Counter::DropIcmp, "lan", "", timestamp_request),
+    line(Counter::DropIcmp, "lan", "", information_request),
     line(Counter::DropRoute, "lan", "", unreachable),
     line(Counter::DropAddress, "lan", "bare", no_address_to_masquerade_with),
     line(Counter::DropPorts, "lan", "wan", all_ports_are_forwarded),
@@ -192,8 +192,8 @@ fn far_outside_the_window(lab: &mut Lab) -> Result<()> {
     stream.write_all(b"still there").context("the connection has lived on")
 }
 
-fn timestamp_request(lab: &mut Lab) -> Result<()> {
-    lab.send("lan", &lab.link("lan").icmp(HOST, OUTSIDE, 13))
+fn information_request(lab: &mut Lab) -> Result<()> {
+    lab.send("lan", &lab.link("lan").icmp(HOST, OUTSIDE, 15))
 }
 
 fn unreachable(lab: &mut Lab) -> Result<()> {
