@@ -9,6 +9,8 @@ pub struct Architecture {
     pub linux_target: &'static str,
     /// Rust target of the boot manager.
     pub uefi_target: &'static str,
+    /// Rust target of the datapath, which the kernel runs.
+    pub bpf_target: &'static str,
     /// Debian's name of the architecture.
     pub debian: &'static str,
     /// Path that UEFI firmware starts without any boot entry (UEFI 2.10, 3.5.1.1), from the root of the ESP.
@@ -30,6 +32,7 @@ pub const X86_64: Architecture = Architecture {
     name: "x86_64",
     linux_target: "x86_64-unknown-linux-gnu",
     uefi_target: "x86_64-unknown-uefi",
+    bpf_target: "bpfel-unknown-none",
     debian: "amd64",
     removable_boot_path: "EFI/BOOT/BOOTX64.EFI",
     stub: "/usr/lib/systemd/boot/efi/linuxx64.efi.stub",

@@ -1,7 +1,7 @@
 //! What dpkg knows about packages of the host that parts of the image come from.
 
 use crate::architecture::Architecture;
-use crate::base::Origin;
+use crate::base::{Notice, Origin};
 use crate::digest::Digest;
 use crate::tool::DPKG_QUERY;
 use anyhow::{Context, Result};
@@ -43,6 +43,16 @@ pub fn owner(file: &Path) -> Result<String> {
     let package = text.split([':', ',']).next().unwrap_or_default().trim();
     anyhow::ensure!(!package.is_empty(), "dpkg-query says {text:?} about {}", file.display());
     Ok(package.to_owned())
+}
+
+/// Copyright and licence of an installed package (Debian Policy, 12.5).
+///
+/// # Errors
+/// When the package is not installed, or without its documentation.
+pub fn notice(package: &str) -> Result<Notice> {
+    let path = Path::new("/usr/share/doc").join(package).join("copyright");
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Notice { package: package.to_owned(), text })
 }
 
 /// The package URL of a Debian package.

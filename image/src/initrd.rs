@@ -74,11 +74,9 @@ mod tests {
         };
         let base = Base {
             release: "6.12".into(),
-            kernel: Vec::new(),
             modules: vec![module("erofs", true), module("tun", false)],
             built_in: vec!["kernel/drivers/md/dm-mod.ko".into()],
-            stub: Vec::new(),
-            origins: Vec::new(),
+            ..Base::default()
         };
         let tree = layout(b"stage one".to_vec(), &base).unwrap();
         let archive = zstd::decode_all(pack(&tree).unwrap().as_slice()).unwrap();

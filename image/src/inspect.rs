@@ -1,9 +1,10 @@
 //! Shows what is in a slot blob or on a disk image, and whether it is what was signed.
 
+use crate::digest::Digest;
 use crate::disk;
 use anyhow::{Context, Result};
 use portcullis_bootstate::{PAIR_SIZE, Slot, decode_pair};
-use portcullis_bundle::{Manifest, PublicKey, blob, key_id};
+use portcullis_bundle::{BLOCK_SIZE, Manifest, PublicKey, blob, key_id};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Cursor, Read, Seek, SeekFrom};
@@ -71,7 +72,17 @@ fn describe(blob: &mut (impl Read + Seek), keys: &[PublicKey], text: &mut String
     match blob::check(blob, keys) {
         Ok(manifest) => {
             describe_manifest(&manifest, text);
-            true
+            match content_digest(blob, &manifest) {
+                Ok(digest) => {
+                    let _ =
+                        writeln!(text, "  content       {digest} (without manifest and signature)");
+                    true
+                }
+                Err(error) => {
+                    let _ = writeln!(text, "  NOT READABLE: {error}");
+                    false
+                }
+            }
         }
         Err(error) => {
             let trusted: Vec<String> = keys.iter().map(|key| key_id(key).to_string()).collect();
@@ -79,6 +90,15 @@ fn describe(blob: &mut (impl Read + Seek), keys: &[PublicKey], text: &mut String
             false
         }
     }
+}
+
+/// SHA-256 of all that comes before the trailer of a blob: the same for everybody who builds the same, whoever signs.
+fn content_digest(blob: &mut (impl Read + Seek), manifest: &Manifest) -> Result<Digest> {
+    let end = manifest.uki.end().context("the manifest's parts have no end")?;
+    let mut content = Vec::new();
+    blob.seek(SeekFrom::Start(0))?;
+    blob.take(end.next_multiple_of(BLOCK_SIZE)).read_to_end(&mut content)?;
+    Ok(Digest::of(&content))
 }
 
 fn describe_manifest(manifest: &Manifest, text: &mut String) {

@@ -4,7 +4,7 @@ use crate::cache::Cache;
 use crate::progress;
 use anyhow::{Context, Result, bail};
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _};
+use ed25519_dalek::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, EncodePublicKey as _};
 use portcullis_bundle::SigningKey;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -81,6 +81,14 @@ pub fn read(path: &Path) -> Result<SigningKey> {
     SigningKey::from_pkcs8_pem(&pem)
         .map_err(|error| anyhow::anyhow!("{error}"))
         .with_context(|| format!("{} is not an Ed25519 private key in PKCS#8 PEM", path.display()))
+}
+
+/// The public half as PEM, which other programs read (RFC 8410).
+///
+/// # Errors
+/// When it cannot be encoded.
+pub fn public_pem(key: &SigningKey) -> Result<String> {
+    key.verifying_key().to_public_key_pem(LineEnding::LF).context("cannot encode the public key")
 }
 
 /// The public keys the boot manager trusts, one hexadecimal line each.

@@ -8,7 +8,8 @@ use portcullis_image::buildroot::{self, Buildroot};
 use portcullis_image::cache::Cache;
 use portcullis_image::compile::{Compiler, Program};
 use portcullis_image::pipeline::{self, BaseKind, Options};
-use portcullis_image::{base, inspect, key, sources};
+use portcullis_image::release::{self, Release};
+use portcullis_image::{base, compare, inspect, key, legal, output, sources};
 use std::env;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,12 @@ struct Arguments {
 enum Command {
     /// Build everything: portcullis.raw, portcullis.qcow2, portcullis.slot, size.json and sbom.json
     Build(Box<Build>),
+    /// Build a signed release: blob, disks, bill of materials, licences, checksums
+    Release(Box<MakeRelease>),
+    /// Collect the licences of all that is in the image
+    LegalInfo(LegalInfo),
+    /// Show two size reports, and boot times measured by the benchmark, side by side
+    Compare(Compare),
     /// Run the pinned Buildroot: BUILDROOT_DIR, or fetched; BR2_DL_DIR, BR2_PRIMARY_SITE and the like are respected
     Buildroot(RunBuildroot),
     /// Build our programs alone and print where they are in the cache
@@ -112,6 +119,55 @@ enum BaseName {
 }
 
 #[derive(Args)]
+struct MakeRelease {
+    #[command(flatten)]
+    checkout: Checkout,
+    #[command(flatten)]
+    base: Base,
+    /// Its version, Semantic Versioning 2.0.0
+    version: String,
+    /// The oldest version that a device running this release may install; the release must be newer
+    #[arg(long, value_name = "VERSION")]
+    min_version: Option<String>,
+    /// Private Ed25519 key in PKCS#8 PEM
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// A further public key that devices shall trust, 64 hexadecimal digits; may be given several times
+    #[arg(long, value_name = "HEX", value_parser = key::parse_public)]
+    trust: Vec<[u8; 32]>,
+    /// Allow BR2_PACKAGE_OVERRIDE_FILE
+    #[arg(long)]
+    allow_overrides: bool,
+    /// Folder of releases; by default target/releases in the checkout
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct LegalInfo {
+    #[command(flatten)]
+    checkout: Checkout,
+    #[command(flatten)]
+    base: Base,
+    /// The folder to write
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+}
+
+#[derive(Args)]
+struct Compare {
+    /// Output folders of two builds
+    #[arg(num_args = 2, required = true, value_name = "FOLDER")]
+    images: Vec<PathBuf>,
+    /// Folder with boot.json of each base in a folder named as it
+    #[arg(long, value_name = "FOLDER")]
+    bench: Option<PathBuf>,
+    /// Write the table as JSON as well
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Args)]
 struct RunBuildroot {
     #[command(flatten)]
     checkout: Checkout,
@@ -182,6 +238,9 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Build(arguments) => build(*arguments),
+        Command::Release(arguments) => make_release(*arguments),
+        Command::LegalInfo(arguments) => legal_info(arguments),
+        Command::Compare(arguments) => compare(&arguments),
         Command::Buildroot(arguments) => run_buildroot(arguments),
         Command::Programs(arguments) => programs(&arguments),
         Command::Modules(arguments) => modules(&arguments),
@@ -210,6 +269,47 @@ fn build(arguments: Build) -> Result<()> {
     let report = pipeline::build(&options)?;
     write!(io::stdout(), "{}", report.table())?;
     writeln!(io::stdout(), "output in {}", options.out.display())?;
+    Ok(())
+}
+
+fn make_release(arguments: MakeRelease) -> Result<()> {
+    let checkout = arguments.checkout.folder()?;
+    let folder = arguments.out.unwrap_or_else(|| checkout.join("target/releases"));
+    let folder = release::make(&Release {
+        version: arguments.version,
+        min_version: arguments.min_version,
+        allow_overrides: arguments.allow_overrides,
+        options: Options {
+            base: arguments.base.kind(&checkout)?,
+            trust: arguments.trust,
+            ..Options::plain(checkout, Cache::of_user()?, Some(arguments.key))
+        },
+        folder,
+    })?;
+    writeln!(io::stdout(), "release in {}", folder.display())?;
+    Ok(())
+}
+
+fn legal_info(arguments: LegalInfo) -> Result<()> {
+    let checkout = arguments.checkout.folder()?;
+    let base = arguments.base.kind(&checkout)?;
+    let options = Options { base, ..Options::plain(checkout, Cache::of_user()?, None) };
+    if arguments.out.exists() {
+        std::fs::remove_dir_all(&arguments.out)
+            .with_context(|| format!("cannot remove {}", arguments.out.display()))?;
+    }
+    legal::write(&options, &X86_64, &arguments.out)?;
+    writeln!(io::stdout(), "licences in {}", arguments.out.display())?;
+    Ok(())
+}
+
+fn compare(arguments: &Compare) -> Result<()> {
+    let [one, other] = arguments.images.as_slice() else { bail!("two folders are needed") };
+    let table = compare::of([one, other], arguments.bench.as_deref())?;
+    write!(io::stdout(), "{}", table.text())?;
+    if let Some(path) = &arguments.out {
+        output::write(path, &table.json()?)?;
+    }
     Ok(())
 }
 

@@ -62,7 +62,9 @@ impl BaseKind {
                 let buildroot = Buildroot::open(checkout, architecture, output.clone(), cache)?;
                 stage("Buildroot", || buildroot.make.run(&[]))?;
                 let pin = &buildroot.pinned.pin;
-                let base = base::buildroot::load(architecture, &buildroot.base(), pin, &list)?;
+                let mut base = base::buildroot::load(architecture, &buildroot.base(), pin, &list)?;
+                let info = stage("packages (show-info)", || buildroot.make.show_info())?;
+                base.built_by = sbom::build_tools(&info, &base.origins)?;
                 Ok((base, Tools { folders: buildroot.host_tools() }))
             }
             Self::Folder(folder) => {
@@ -95,6 +97,23 @@ pub struct Options {
     pub profile: String,
     /// Where intermediate results are kept.
     pub cache: Cache,
+}
+
+impl Options {
+    /// What is built when nothing more is said: on Debian's kernel, into no place yet.
+    pub fn plain(checkout: PathBuf, cache: Cache, key: Option<PathBuf>) -> Self {
+        Self {
+            checkout,
+            out: PathBuf::new(),
+            base: BaseKind::Debian,
+            version: None,
+            min_version: None,
+            key,
+            trust: Vec::new(),
+            profile: SHIPPED_PROFILE.to_owned(),
+            cache,
+        }
+    }
 }
 
 /// Builds everything and gives the size report.
@@ -156,7 +175,14 @@ pub fn build(options: &Options) -> Result<Report> {
     let bill = stage("bill of materials (CycloneDX)", || {
         let mut origins = parts.base.origins.clone();
         origins.extend(linked::origins(&options.checkout, architecture)?);
-        sbom::build(&options.checkout, architecture, &origins, version.as_str(), &summary.sha256)
+        sbom::build(
+            &options.checkout,
+            architecture,
+            &origins,
+            version.as_str(),
+            &parts.base.built_by,
+            &summary.sha256,
+        )
     })?;
     write(&options.out, &assembly, &report, &bill)?;
     if let Some(heavy) = report.too_heavy().first() {

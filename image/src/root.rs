@@ -49,14 +49,7 @@ mod tests {
 
     #[test]
     fn holds_one_program_and_no_shell() {
-        let base = Base {
-            release: "6.12".into(),
-            kernel: Vec::new(),
-            modules: Vec::new(),
-            built_in: Vec::new(),
-            stub: Vec::new(),
-            origins: Vec::new(),
-        };
+        let base = Base { release: "6.12".into(), ..Base::default() };
         let tree = layout(b"program".to_vec(), b"ext4".to_vec(), &base, "1.2.3").unwrap();
         let programs: Vec<&str> = tree
             .iter()

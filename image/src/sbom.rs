@@ -2,9 +2,8 @@
 //! the base. Without serial number and time stamp, so that the same image has the same bill.
 
 use crate::architecture::Architecture;
-use crate::base::Origin;
-use crate::compile::Program;
-use crate::sources::{self, Follow, closure};
+use crate::base::{BuildTool, Origin};
+use crate::sources;
 use anyhow::{Context, Result};
 use cargo_metadata::Package;
 use serde::Deserialize;
@@ -22,6 +21,7 @@ pub fn build(
     architecture: &Architecture,
     origins: &[Origin],
     version: &str,
+    tools: &[BuildTool],
     slot_sha256: &[u8; 32],
 ) -> Result<Vec<u8>> {
     let lock_path = checkout.join("Cargo.lock");
@@ -30,19 +30,9 @@ pub fn build(
     let checksums = checksums(&lock)?;
 
     let mut components = BTreeMap::new();
-    for (target, programs) in [
-        (architecture.linux_target, &[Program::Portcullis, Program::StageOne][..]),
-        (architecture.uefi_target, &[Program::BootManager]),
-    ] {
-        let metadata = sources::metadata(checkout, target)?;
-        for program in programs {
-            for package in closure(&metadata, program.package(), Follow::Linked)? {
-                let purl = purl(package);
-                components
-                    .entry(purl.clone())
-                    .or_insert_with(|| crate_component(package, &purl, &checksums));
-            }
-        }
+    for package in sources::shipped(checkout, architecture)? {
+        let purl = purl(&package);
+        components.insert(purl.clone(), crate_component(&package, &purl, &checksums));
     }
     for origin in origins {
         components.insert(origin.purl.clone(), origin_component(origin));
@@ -60,7 +50,7 @@ pub fn build(
                 "hashes": [{ "alg": "SHA-256", "content": hex::encode(slot_sha256) }],
             },
         },
-        "components": components.into_values().collect::<Vec<Value>>(),
+        "components": components.into_values().chain(tools.iter().map(tool_component)).collect::<Vec<Value>>(),
     });
     let mut text = serde_json::to_vec_pretty(&bill)?;
     text.push(b'\n');
@@ -103,6 +93,58 @@ fn origin_component(origin: &Origin) -> Value {
     })
 }
 
+/// Reads what Buildroot's `show-info` says: all packages but those of `shipped` and virtual ones.
+///
+/// # Errors
+/// When it is not such a report.
+pub fn build_tools(show_info: &[u8], shipped: &[Origin]) -> Result<Vec<BuildTool>> {
+    #[derive(Deserialize)]
+    struct Package {
+        #[serde(rename = "type")]
+        kind: String,
+        #[serde(default, rename = "virtual")]
+        is_virtual: bool,
+        #[serde(default)]
+        version: String,
+        #[serde(default)]
+        licenses: String,
+    }
+    let packages: BTreeMap<String, Package> =
+        serde_json::from_slice(show_info).context("Buildroot's show-info cannot be read")?;
+    Ok(packages
+        .into_iter()
+        .filter(|(name, package)| {
+            matches!(package.kind.as_str(), "host" | "target")
+                && !package.is_virtual
+                && !shipped.iter().any(|origin| origin.name == *name)
+        })
+        .map(|(name, Package { version, licenses, .. })| BuildTool {
+            name,
+            version,
+            licenses: Some(licenses).filter(|licenses| !licenses.is_empty()),
+        })
+        .collect())
+}
+
+/// CycloneDX: `excluded` is a component that is documented but not part of what is delivered.
+fn tool_component(tool: &BuildTool) -> Value {
+    let reference = format!("buildroot:{}@{}", tool.name, tool.version);
+    let mut component = json!({
+        "type": "application",
+        "bom-ref": reference,
+        "name": tool.name,
+        "scope": "excluded",
+        "description": "used by the build",
+    });
+    if !tool.version.is_empty() {
+        set(&mut component, "version", json!(tool.version));
+    }
+    if let Some(licenses) = &tool.licenses {
+        set(&mut component, "licenses", json!([{ "license": { "name": licenses } }]));
+    }
+    component
+}
+
 fn set(component: &mut Value, field: &str, value: Value) {
     if let Some(fields) = component.as_object_mut() {
         fields.insert(field.to_owned(), value);
@@ -133,7 +175,7 @@ fn checksums(lock: &str) -> Result<BTreeMap<(String, String), String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::build;
+    use super::{build, build_tools, tool_component};
     use crate::architecture::X86_64;
     use crate::base::Origin;
     use serde_json::Value;
@@ -150,7 +192,7 @@ mod tests {
             sha256: "00".into(),
             role: "kernel".into(),
         };
-        let text = build(checkout, &X86_64, &[kernel], "1.2.3", &[7; 32]).unwrap();
+        let text = build(checkout, &X86_64, &[kernel], "1.2.3", &[], &[7; 32]).unwrap();
         let bill: Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(bill["bomFormat"], "CycloneDX");
         assert_eq!(bill["metadata"]["component"]["version"], "1.2.3");
@@ -167,6 +209,34 @@ mod tests {
                 assert!(component["hashes"][0]["content"].is_string(), "{name} has no hash");
             }
         }
+        assert!(components.iter().any(|component| component["name"] == "aya-ebpf"), "the datapath");
         assert!(!components.iter().any(|component| component["name"] == "proptest"));
+    }
+
+    #[test]
+    fn what_built_it_is_listed_as_not_delivered() {
+        let info = br#"{
+            "host-gcc-final": { "type": "host", "name": "gcc-final", "virtual": false, "version": "14.4.0",
+                                "licenses": "GPL-2.0, GPL-3.0", "dependencies": [] },
+            "linux": { "type": "target", "virtual": false, "version": "6.12.107", "licenses": "GPL-2.0" },
+            "skeleton": { "type": "target", "virtual": true },
+            "rootfs-tar": { "type": "rootfs" },
+            "host-fakedate": { "type": "host", "virtual": false, "version": "", "licenses": "" } }"#;
+        let linux = Origin {
+            name: "linux".into(),
+            version: "6.12.107".into(),
+            license: "GPL-2.0-only".into(),
+            purl: "pkg:generic/linux@6.12.107".into(),
+            sha256: "00".into(),
+            role: "kernel".into(),
+        };
+        let tools = build_tools(info, &[linux]).unwrap();
+        let names: Vec<&str> = tools.iter().map(|tool| tool.name.as_str()).collect();
+        assert_eq!(names, ["host-fakedate", "host-gcc-final"]);
+        let gcc = tool_component(&tools[1]);
+        assert_eq!(gcc["scope"], "excluded");
+        assert_eq!(gcc["licenses"][0]["license"]["name"], "GPL-2.0, GPL-3.0");
+        assert!(tool_component(&tools[0])["version"].is_null());
+        assert!(build_tools(b"make: nothing", &[]).is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! What a program is built from, as one digest: the key of its cache entry.
 
+use crate::architecture::Architecture;
 use crate::digest::Digest;
 use crate::linked;
 use crate::tool::{CARGO, CC, RUSTC, Tool};
@@ -76,6 +77,29 @@ pub fn closure<'a>(metadata: &'a Metadata, root: &str, follow: Follow) -> Result
     }
     found.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
     Ok(found)
+}
+
+/// The packages that end up in the image, in whichever program, sorted by name and version.
+///
+/// # Errors
+/// When the workspace is broken or lacks one of the programs.
+pub fn shipped(checkout: &Path, architecture: &Architecture) -> Result<Vec<Package>> {
+    let programs = [
+        (architecture.linux_target, &["portcullis", "portcullis-init"][..]),
+        (architecture.uefi_target, &["portcullis-bootloader"]),
+        (architecture.bpf_target, &["portcullis-datapath"]),
+    ];
+    let mut packages = BTreeMap::new();
+    for (target, roots) in programs {
+        let metadata = metadata(checkout, target)?;
+        for root in roots {
+            for package in closure(&metadata, root, Follow::Linked)? {
+                let key = (package.name.to_string(), package.version.clone());
+                packages.entry(key).or_insert_with(|| package.clone());
+            }
+        }
+    }
+    Ok(packages.into_values().collect())
 }
 
 /// The digest of everything that `package` is built from: its sources and those of the workspace's packages it needs,

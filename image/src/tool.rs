@@ -35,6 +35,8 @@ pub const MMD: Tool = Tool { program: "mmd", package: "mtools" };
 pub const MCOPY: Tool = Tool { program: "mcopy", package: "mtools" };
 /// Converts the disk image.
 pub const QEMU_IMG: Tool = Tool { program: "qemu-img", package: "qemu-utils" };
+/// Packs folders of a release.
+pub const TAR: Tool = Tool { program: "tar", package: "tar" };
 /// Commit of the checkout.
 pub const GIT: Tool = Tool { program: "git", package: "git" };
 /// Builds the Rust programs.

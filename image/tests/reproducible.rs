@@ -11,6 +11,7 @@ use portcullis_image::base::Base;
 use portcullis_image::digest::Digest;
 use portcullis_image::inspect::inspect;
 use portcullis_image::modules::{Module, info::Info};
+use portcullis_image::release::content_digest;
 use portcullis_image::tool::Tools;
 use portcullis_image::{disk, qcow2};
 use std::fs;
@@ -41,7 +42,7 @@ fn parts() -> Result<Parts> {
             modules: vec![module("virtio_blk", true), module("virtio_net", false)],
             built_in: vec!["kernel/drivers/md/dm-mod.ko".into()],
             stub: fs::read(X86_64.stub).context("the Debian package systemd-boot-efi")?,
-            origins: Vec::new(),
+            ..Base::default()
         },
         program: b"multi-call".repeat(100_000),
         stage_one: b"stage one".repeat(10_000),
@@ -79,6 +80,18 @@ fn two_builds_in_different_folders_are_equal() -> Result<()> {
 }
 
 #[test]
+fn another_key_gives_the_same_content() -> Result<()> {
+    let content = |seed| {
+        let slot = assemble(&parts()?, &SigningKey::from_bytes(&[seed; 32]))?.slot;
+        anyhow::Ok((content_digest(&slot.blob)?, slot.summary.sha256))
+    };
+    let ((one, signed), (other, signed_otherwise)) = (content(7)?, content(8)?);
+    assert_eq!(one, other);
+    assert_ne!(signed, signed_otherwise);
+    Ok(())
+}
+
+#[test]
 fn any_other_input_gives_another_slot() -> Result<()> {
     let blob = |change: fn(&mut Parts)| {
         let mut parts = parts()?;
@@ -112,6 +125,9 @@ fn inspection_finds_every_flipped_byte() -> Result<()> {
         let inspection = inspect(file, &trusted)?;
         assert!(inspection.sound, "{}", inspection.text);
         assert!(inspection.text.contains("1.2.3+gabc"), "{}", inspection.text);
+        // What two builders with different keys compare.
+        let content = content_digest(&assembly.slot.blob)?;
+        assert!(inspection.text.contains(&content), "{}", inspection.text);
     }
     assert!(!inspect(&slot, &[[9; 32]])?.sound, "a stranger's key was trusted");
 

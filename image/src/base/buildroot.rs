@@ -129,7 +129,8 @@ pub fn load(
     let stub = stub::read(architecture)?;
     let mut origins = description.origins;
     origins.push(stub::origin(architecture)?);
-    Ok(Base { release, kernel, modules, built_in, stub, origins })
+    let notices = vec![stub::notice()?];
+    Ok(Base { release, kernel, modules, built_in, stub, origins, built_by: Vec::new(), notices })
 }
 
 /// Lays out a base as Buildroot does, for tests of all that comes after.

@@ -2,7 +2,7 @@
 //!
 //! apt finds the package, checks the archive's signature and says the package's hash; nothing is installed.
 
-use super::{Base, Origin, stub};
+use super::{Base, Notice, Origin, stub};
 use crate::architecture::Architecture;
 use crate::cache::Cache;
 use crate::debian::purl;
@@ -37,7 +37,11 @@ pub fn load(architecture: &Architecture, cache: &Cache, modules_list: &str) -> R
     let (modules, built_in) =
         stage("kernel modules", || super::modules(&modules_folder, &wanted, &release))?;
     let origins = vec![record.origin(architecture), stub::origin(architecture)?];
-    Ok(Base { release, kernel, modules, built_in, stub, origins })
+    let copyright = folder.path().join("usr/share/doc").join(&record.name).join("copyright");
+    let text =
+        fs::read(&copyright).with_context(|| format!("cannot read {}", copyright.display()))?;
+    let notices = vec![Notice { package: record.name, text }, stub::notice()?];
+    Ok(Base { release, kernel, modules, built_in, stub, origins, built_by: Vec::new(), notices })
 }
 
 /// What apt says about a package.

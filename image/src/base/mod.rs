@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// A kernel with its modules and the stub that starts it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Base {
     /// Kernel release: `6.12.117+deb12-amd64`.
     pub release: String,
@@ -26,6 +26,30 @@ pub struct Base {
     pub stub: Vec<u8>,
     /// Where all that came from, for the SBOM.
     pub origins: Vec<Origin>,
+    /// What it was built with, for the SBOM; a prebuilt one does not say.
+    pub built_by: Vec<BuildTool>,
+    /// Texts of licences that come with it.
+    pub notices: Vec<Notice>,
+}
+
+/// Something that took part in the build and is not in the image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildTool {
+    /// Its name where it was built.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its licences in the words of who built it, which need not be an SPDX expression.
+    pub licenses: Option<String>,
+}
+
+/// Copyright and licence of a package, as it has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// The package.
+    pub package: String,
+    /// The text.
+    pub text: Vec<u8>,
 }
 
 /// A package that a part of the base came from.

@@ -1,6 +1,6 @@
 //! The EFI stub, which both bases take from the build host: Buildroot has it only with systemd as the init system.
 
-use super::Origin;
+use super::{Notice, Origin};
 use crate::architecture::Architecture;
 use crate::debian;
 use anyhow::{Context, Result};
@@ -30,4 +30,12 @@ pub fn read(architecture: &Architecture) -> Result<Vec<u8>> {
 pub fn origin(architecture: &Architecture) -> Result<Origin> {
     let file = Path::new(architecture.stub);
     debian::origin(architecture, PACKAGE, file, "LGPL-2.1-or-later", "EFI stub")
+}
+
+/// Its licence.
+///
+/// # Errors
+/// When the package is not installed with its documentation.
+pub fn notice() -> Result<Notice> {
+    debian::notice(PACKAGE)
 }

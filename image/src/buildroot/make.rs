@@ -71,6 +71,8 @@ pub struct Make {
     pub output: PathBuf,
     /// Name of the configuration.
     pub defconfig: String,
+    /// Its version, as the compiler will name it.
+    pub version: String,
     /// Where downloads are kept, if `BR2_DL_DIR` does not say it.
     pub downloads: PathBuf,
 }
@@ -113,6 +115,8 @@ impl Make {
         let mut command = MAKE.command(["--no-print-directory", "-C"]);
         command.arg(&self.source);
         command.arg(assignment("O", &self.output)).arg(assignment("BR2_EXTERNAL", &self.external));
+        // A checkout with its tag and one without would name it differently, and the kernel repeats the compiler's name.
+        command.arg(assignment("BR2_VERSION_FULL", Path::new(&self.version)));
         command.env_clear();
         for name in ENVIRONMENT {
             if let Some(value) = env::var_os(name) {
@@ -239,7 +243,7 @@ mod tests {
             "BR2_VERSION_EPOCH = 1784143900\n\
              all:\n\
              \t@echo \">>> host-m4 1.4.20 Building\"\n\
-             \t@echo \"epoch $$SOURCE_DATE_EPOCH, flags $$CFLAGS, output $(O), external $(BR2_EXTERNAL)\"\n\
+             \t@echo \"epoch $$SOURCE_DATE_EPOCH, flags $$CFLAGS, output $(O), external $(BR2_EXTERNAL), $(BR2_VERSION_FULL)\"\n\
              broken: all\n\
              \t@echo \">>> linux 6.12.107 Building\"\n\
              \t@echo \"bpf.c: error: no such thing\" >&2; exit 1\n\
@@ -254,6 +258,7 @@ mod tests {
             external,
             output: folder.join("output"),
             defconfig: "portcullis_x86_64_defconfig".into(),
+            version: "2026.05.1".into(),
             downloads: folder.join("downloads"),
         }
     }
@@ -266,7 +271,8 @@ mod tests {
         let log = fs::read_to_string(make.output.join(LOG)).unwrap();
         assert!(log.contains("configured portcullis_x86_64_defconfig"), "{log}");
         let (output, external) = (make.output.display(), make.external.display());
-        let expected = format!("epoch 1784143900, flags , output {output}, external {external}\n");
+        let expected =
+            format!("epoch 1784143900, flags , output {output}, external {external}, 2026.05.1\n");
         assert!(log.contains(&expected), "{log}");
         assert_eq!(make.show_info().unwrap(), b"{}\n");
         assert_eq!(fs::read_dir(&make.source).unwrap().count(), 1, "it wrote into its tree");

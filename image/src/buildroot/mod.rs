@@ -14,7 +14,6 @@ use crate::cache::Cache;
 use anyhow::Result;
 use make::Make;
 use pin::Pinned;
-use std::env;
 use std::path::{Path, PathBuf};
 
 /// A Buildroot ready to run.
@@ -39,11 +38,11 @@ impl Buildroot {
     ) -> Result<Self> {
         let external = checkout.join("buildroot");
         let pinned = pin::read(&external)?;
-        let given = env::var_os("BUILDROOT_DIR").filter(|folder| !folder.is_empty());
-        let source = tree::provide(&pinned, given.map(PathBuf::from).as_deref(), cache)?;
+        let source = tree::provide(&pinned, &tree::Source::of_environment(), cache)?;
         let defconfig = format!("portcullis_{}_defconfig", architecture.name);
+        let version = pinned.pin.version.clone();
         let downloads = cache.folder().join("downloads");
-        Ok(Self { pinned, make: Make { source, external, output, defconfig, downloads } })
+        Ok(Self { pinned, make: Make { source, external, output, defconfig, downloads, version } })
     }
 
     /// What it hands to the image builder.

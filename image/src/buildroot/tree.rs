@@ -9,40 +9,66 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Buildroot's own repository. `BUILDROOT_URL` names a mirror; what comes from there is checked all the same.
+/// Buildroot's own repository.
 const UPSTREAM: &str = "https://gitlab.com/buildroot.org/buildroot.git";
 
-/// The tree at `given`, or the one in the cache, which is fetched when it is not there yet.
+/// Where to get Buildroot from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// This folder, as it is.
+    Folder(PathBuf),
+    /// The cache, fetched from this repository when it is not there yet.
+    Repository(String),
+}
+
+impl Source {
+    /// What `BUILDROOT_DIR` (a folder) or `BUILDROOT_URL` (a mirror) says, by default Buildroot's own repository.
+    pub fn of_environment() -> Self {
+        let given = |name| env::var_os(name).filter(|value| !value.is_empty());
+        match (
+            given("BUILDROOT_DIR"),
+            given("BUILDROOT_URL").and_then(|url| url.into_string().ok()),
+        ) {
+            (Some(folder), _) => Self::Folder(folder.into()),
+            (None, Some(url)) => Self::Repository(url),
+            (None, None) => Self::Repository(UPSTREAM.to_owned()),
+        }
+    }
+}
+
+/// A folder with the pinned Buildroot in it.
 ///
 /// # Errors
 /// When it is not the pinned one (says in what it differs) or cannot be fetched.
-pub fn provide(pinned: &Pinned, given: Option<&Path>, cache: &Cache) -> Result<PathBuf> {
-    if let Some(folder) = given {
-        let folder =
-            folder.canonicalize().with_context(|| format!("BUILDROOT_DIR={}", folder.display()))?;
-        check(pinned, &folder).with_context(|| format!("BUILDROOT_DIR={}", folder.display()))?;
-        return Ok(folder);
-    }
+pub fn provide(pinned: &Pinned, source: &Source, cache: &Cache) -> Result<PathBuf> {
+    let url = match source {
+        Source::Folder(folder) => {
+            let shown = || format!("BUILDROOT_DIR={}", folder.display());
+            let folder = folder.canonicalize().with_context(shown)?;
+            check(pinned, &folder).with_context(shown)?;
+            return Ok(folder);
+        }
+        Source::Repository(url) => url,
+    };
     let folder = cache.folder().join("buildroot").join(&pinned.pin.commit);
     if !folder.exists() {
-        fetch(pinned, &folder)?;
+        fetch(pinned, url, &folder)?;
     }
     check(pinned, &folder)
         .with_context(|| format!("{}: remove it, and it is fetched again", folder.display()))?;
     Ok(folder)
 }
 
-fn fetch(pinned: &Pinned, folder: &Path) -> Result<()> {
-    let url = env::var("BUILDROOT_URL").ok().filter(|url| !url.is_empty());
-    let url = url.as_deref().unwrap_or(UPSTREAM);
+/// What comes from a mirror is checked like everything else.
+fn fetch(pinned: &Pinned, url: &str, folder: &Path) -> Result<()> {
     let above = folder.parent().context("the cache has no folder")?;
     fs::create_dir_all(above).with_context(|| format!("cannot create {}", above.display()))?;
     let temporary = tempfile::tempdir_in(above)?;
     let clone = temporary.path().join("buildroot");
     note(&format!("fetching Buildroot {} from {url}", pinned.pin.version));
-    let mut command = GIT.command(["clone", "--quiet", "--depth=1", "--branch"]);
+    let mut command = GIT.command(["-c", "advice.detachedHead=false", "clone", "--quiet"]);
     command
-        .args(["-c", "advice.detachedHead=false", &pinned.pin.version, url])
+        .args(["--depth=1", "--branch", &pinned.pin.version, "--", url])
         .arg(&clone)
         .env("GIT_TERMINAL_PROMPT", "0");
     GIT.run(command).with_context(|| {
@@ -129,7 +155,7 @@ fn check_files(expected: &str, folder: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{check, provide};
+    use super::{Source, check, provide};
     use crate::base::buildroot::Pin;
     use crate::buildroot::pin::Pinned;
     use crate::cache::Cache;
@@ -198,16 +224,40 @@ mod tests {
     }
 
     #[test]
+    fn it_is_fetched_once_by_its_tag() {
+        let (upstream, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut pinned = repository(upstream.path());
+        let cache = Cache::at(folder.path().to_owned());
+        let upstream = Source::Repository(format!("file://{}", upstream.path().display()));
+        let gone = Source::Repository("/no/such/repository".into());
+        let fetched = provide(&pinned, &upstream, &cache).unwrap();
+        assert!(fetched.join("Makefile").exists() && fetched.ends_with(&pinned.pin.commit));
+        assert_eq!(provide(&pinned, &gone, &cache).unwrap(), fetched);
+
+        pinned.pin.commit = "0".repeat(40);
+        let error = format!("{:#}", provide(&pinned, &gone, &cache).unwrap_err());
+        assert!(
+            error.contains("BUILDROOT_URL") && error.contains("/no/such/repository"),
+            "{error}"
+        );
+        // As if the tag had been moved to another commit.
+        let error = format!("{:#}", provide(&pinned, &upstream, &cache).unwrap_err());
+        assert!(error.contains("pinned is 0000"), "{error}");
+        assert!(!folder.path().join("buildroot").join(&pinned.pin.commit).exists());
+    }
+
+    #[test]
     fn a_given_folder_is_named_in_the_error() {
         let (folder, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let other = tempfile::tempdir().unwrap();
         let pinned = repository(other.path());
         let cache = Cache::at(cache.path().to_owned());
-        let error = provide(&pinned, Some(folder.path()), &cache).unwrap_err();
+        let given = |folder: &Path| Source::Folder(folder.to_owned());
+        let error = provide(&pinned, &given(folder.path()), &cache).unwrap_err();
         let error = format!("{error:#}");
         assert!(error.contains("BUILDROOT_DIR=") && error.contains("no Makefile"), "{error}");
         assert_eq!(
-            provide(&pinned, Some(other.path()), &cache).unwrap(),
+            provide(&pinned, &given(other.path()), &cache).unwrap(),
             other.path().canonicalize().unwrap()
         );
     }
