@@ -91,7 +91,14 @@ fn command_line(architecture: &Architecture, root_hash: &[u8; 32]) -> String {
         "lsm=landlock,lockdown,yama,bpf".to_owned(),
         "randomize_kstack_offset=on".to_owned(),
         "slab_nomerge".to_owned(),
+        // Free memory is handed out in an order that nobody can guess.
+        "page_alloc.shuffle=1".to_owned(),
         "debugfs=off".to_owned(),
+        // Drivers built into the kernel make devices that nobody asked for: sit0, tunl0, gre0, bond0, dummy0, ifb0.
+        "fb_tunnels=none".to_owned(),
+        "bonding.max_bonds=0".to_owned(),
+        "dummy.numdummies=0".to_owned(),
+        "ifb.numifbs=0".to_owned(),
         // Huge pages waste memory on a box with 256 MB.
         "transparent_hugepage=madvise".to_owned(),
     ];
