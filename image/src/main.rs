@@ -317,7 +317,11 @@ fn run_buildroot(arguments: RunBuildroot) -> Result<()> {
     let checkout = arguments.checkout.folder()?;
     let output = buildroot_output(arguments.buildroot_output, &checkout)?;
     let buildroot = Buildroot::open(&checkout, &X86_64, output, &Cache::of_user()?)?;
-    buildroot.make.run(&arguments.targets)
+    let targets = match arguments.targets {
+        targets if targets.is_empty() => buildroot::everything(),
+        targets => targets,
+    };
+    buildroot.make.run(&targets)
 }
 
 fn programs(arguments: &Programs) -> Result<()> {

@@ -60,7 +60,7 @@ impl BaseKind {
             Self::Debian => Ok((base::debian::load(architecture, cache, &list)?, Tools::default())),
             Self::Buildroot { output } => {
                 let buildroot = Buildroot::open(checkout, architecture, output.clone(), cache)?;
-                stage("Buildroot", || buildroot.make.run(&[]))?;
+                stage("Buildroot", || buildroot.make.run(&buildroot::everything()))?;
                 let pin = &buildroot.pinned.pin;
                 let mut base = base::buildroot::load(architecture, &buildroot.base(), pin, &list)?;
                 let info = stage("packages (show-info)", || buildroot.make.show_info())?;

@@ -78,7 +78,7 @@ pub struct Make {
 }
 
 impl Make {
-    /// Configures, and makes `targets` (nothing: everything). What is built already is not built again.
+    /// Configures, and makes `targets`. What is built already is not built again.
     ///
     /// # Errors
     /// Names the package that failed, its step, and the log.
@@ -92,7 +92,9 @@ impl Make {
         note(&format!("Buildroot in {}, log in {}", self.output.display(), log_path.display()));
         self.logged(std::slice::from_ref(&self.defconfig), &mut log)?;
         let progress = self.logged(targets, &mut log)?;
-        note(&format!("Buildroot's packages by time:\n{}", progress.table().trim_end()));
+        if progress.current().is_some() {
+            note(&format!("Buildroot's packages by time:\n{}", progress.table().trim_end()));
+        }
         Ok(())
     }
 

@@ -56,6 +56,12 @@ impl Buildroot {
     }
 }
 
+/// The targets of a whole build. Buildroot cannot tell that the checkout has changed: our program is looked at each
+/// time, which takes seconds when it is in the cache.
+pub fn everything() -> Vec<String> {
+    ["portcullis-rebuild", "all"].map(str::to_owned).to_vec()
+}
+
 /// Where Buildroot hands over the base in its output folder.
 pub fn base_folder(output: &Path) -> PathBuf {
     output.join("images/portcullis-base")
