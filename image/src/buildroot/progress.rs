@@ -108,7 +108,7 @@ mod tests {
     use super::{Progress, Step, announcement};
     use std::time::Duration;
 
-    /// From the log of a build; the numbers in front are seconds since its start.
+    /// From the log of a build, two small packages; in front of each line the seconds since the first.
     const LOG: &str = include_str!("testdata/build-log.txt");
 
     fn follow(log: &str) -> (Progress, Vec<String>) {
@@ -143,21 +143,31 @@ mod tests {
     }
 
     #[test]
-    fn time_is_counted_for_each_package_and_short_work_has_no_line() {
+    fn every_package_of_a_real_log_has_a_line_and_its_time() {
         let (progress, shown) = follow(LOG);
-        assert_eq!(shown.len(), 2, "{shown:?}");
-        assert!(
-            shown[0].starts_with("host-m4 1.4.20 ") && shown[0].ends_with(" 31.0 s"),
-            "{shown:?}"
-        );
-        assert!(shown[1].starts_with("host-libtool 2.4.7 ") && shown[1].ends_with(" 12.5 s"));
+        let expected = [("host-autoconf 2.72 ", " 5.9 s"), ("host-automake 1.16.5 ", " 7.4 s")];
+        assert_eq!(shown.len(), expected.len(), "{shown:?}");
+        for (line, (start, end)) in shown.iter().zip(expected) {
+            assert!(line.starts_with(start) && line.ends_with(end), "{line}");
+        }
+        assert_eq!(progress.current().unwrap().step, "Installing to host directory");
         let table = progress.table();
-        assert!(table.lines().next().unwrap().contains("host-m4"), "{table}");
-        // What was begun before another package counts as well.
-        assert!(table.contains("13.0 s"), "{table}");
-        let sum = table.lines().last().unwrap();
-        assert!(sum.starts_with("  all ") && sum.ends_with(" 44.4 s"), "{table}");
-        assert_eq!(progress.current().unwrap().step, "Building");
+        assert!(table.lines().next().unwrap().contains("host-automake"), "{table}");
+        assert!(table.ends_with(" 13.3 s\n"), "{table}");
+    }
+
+    #[test]
+    fn time_is_counted_over_interruptions_and_short_work_has_no_line() {
+        let log = "0.0|>>> host-libtool 2.4.7 Extracting\n\
+                   0.5|>>> host-m4 1.4.20 Building\n\
+                   31.5|>>> host-libtool 2.4.7 Configuring\n\
+                   40.0|make[1]: Leaving directory\n";
+        let (progress, shown) = follow(log);
+        assert_eq!(shown.len(), 2, "{shown:?}");
+        assert!(shown[0].starts_with("host-m4 1.4.20 ") && shown[0].ends_with(" 31.0 s"));
+        assert!(shown[1].starts_with("host-libtool 2.4.7 ") && shown[1].ends_with(" 8.5 s"));
+        let table = progress.table();
+        assert!(table.contains(" 9.0 s") && table.ends_with(" 40.0 s\n"), "{table}");
     }
 
     #[test]
