@@ -131,7 +131,7 @@ struct MakeRelease {
     min_version: Option<String>,
     /// Private Ed25519 key in PKCS#8 PEM
     #[arg(long, value_name = "FILE")]
-    key: PathBuf,
+    key: Option<PathBuf>,
     /// A further public key that devices shall trust, 64 hexadecimal digits; may be given several times
     #[arg(long, value_name = "HEX", value_parser = key::parse_public)]
     trust: Vec<[u8; 32]>,
@@ -282,7 +282,7 @@ fn make_release(arguments: MakeRelease) -> Result<()> {
         options: Options {
             base: arguments.base.kind(&checkout)?,
             trust: arguments.trust,
-            ..Options::plain(checkout, Cache::of_user()?, Some(arguments.key))
+            ..Options::plain(checkout, Cache::of_user()?, arguments.key)
         },
         folder,
     })?;
