@@ -23,7 +23,7 @@ pub enum SystemCallSet {
     Netlink,
     /// Packet sockets.
     Packet,
-    /// bpf and perf_event_open.
+    /// bpf and perf_event_open, and lowering the own priority.
     Bpf,
     /// Setting the host name.
     Hostname,
@@ -83,7 +83,8 @@ const BASE_OF_MACHINE: Calls = calls! {
 #[cfg(not(target_arch = "x86_64"))]
 const BASE_OF_MACHINE: Calls = &[];
 
-const BPF: Calls = calls! { SYS_bpf SYS_perf_event_open };
+// Without CAP_SYS_NICE a thread can lower its priority only, and programs are loaded behind other work.
+const BPF: Calls = calls! { SYS_bpf SYS_perf_event_open SYS_setpriority };
 const HOSTNAME: Calls = calls! { SYS_sethostname SYS_setdomainname };
 const CLOCK: Calls = calls! { SYS_adjtimex SYS_clock_adjtime SYS_clock_settime SYS_settimeofday };
 
@@ -120,8 +121,13 @@ impl SystemCallSet {
 /// If the filter cannot be built or installed.
 pub fn confine_system_calls(sets: &BTreeSet<SystemCallSet>) -> Result<(), SandboxError> {
     let failed = |e: &dyn std::fmt::Display| SandboxError::Seccomp(e.to_string());
+    let allowed: Vec<_> = sets.iter().flat_map(|set| set.calls()).copied().flatten().collect();
     let refuse = filter(
-        TRIED.iter().map(|&(_, number)| (number, Vec::new())).collect(),
+        TRIED
+            .iter()
+            .filter(|call| !allowed.contains(call))
+            .map(|&(_, number)| (number, Vec::new()))
+            .collect(),
         SeccompAction::Allow,
         SeccompAction::Errno(libc::ENOSYS.unsigned_abs()),
     )

@@ -47,6 +47,8 @@ pub struct Engine {
     leftover: bool,
     /// Notified when programs are loaded.
     news: Arc<Notify>,
+    /// Programs are waited for.
+    patient: bool,
     /// What takes the place of nftables when its programs are loaded.
     next: Option<Box<Firewall>>,
     /// Why the last change did not come about.
@@ -83,12 +85,25 @@ impl Datapath {
 
 impl Engine {
     /// Opens the datapath of a part; what filters already is not changed. For nftables the
-    /// kernel's modules must be there. Programs are loaded behind it: `news` is notified when it is
-    /// time to [`Self::advance`].
+    /// kernel's modules must be there. This one waits for its programs, now and at each change.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn open(pins: PathBuf, part: FirewallPart, news: Arc<Notify>) -> Result<Self> {
+    pub fn open(pins: PathBuf, part: FirewallPart) -> Result<Self> {
+        let mut this = Self::begin(pins, part, Arc::default())?;
+        this.patient = true;
+        if let Datapath::Ebpf(firewall) = &mut this.datapath {
+            firewall.wait()?;
+        }
+        Ok(this)
+    }
+
+    /// The same, but programs are loaded behind it: `news` is notified when it is time to
+    /// [`Self::advance`].
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn begin(pins: PathBuf, part: FirewallPart, news: Arc<Notify>) -> Result<Self> {
         let datapath = match part.firewall.datapath {
             Kind::Ebpf => {
                 Datapath::Ebpf(Box::new(Firewall::begin(pins.clone(), part, news.clone())?))
@@ -99,8 +114,16 @@ impl Engine {
                 Datapath::Nftables(Box::new(nftables))
             }
         };
-        let (next, failure) = (None, None);
-        Ok(Self { pins, datapath, interfaces: None, leftover: true, news, next, failure })
+        Ok(Self {
+            pins,
+            datapath,
+            interfaces: None,
+            leftover: true,
+            news,
+            patient: false,
+            next: None,
+            failure: None,
+        })
     }
 
     /// Takes a new part. Returns whether anything changed. What needs programs that are not loaded
@@ -117,9 +140,13 @@ impl Engine {
         }
         match part.firewall.datapath {
             Kind::Ebpf => {
-                let next = Firewall::begin(self.pins.clone(), part, self.news.clone())?;
+                let mut next = Firewall::begin(self.pins.clone(), part, self.news.clone())?;
+                if self.patient {
+                    next.wait()?;
+                }
                 self.next = Some(Box::new(next));
-                self.advance()
+                let changed = self.advance()?;
+                self.failure.take_if(|_| self.patient).map_or(Ok(changed), Err)
             }
             Kind::Nftables => {
                 let mut next = Nftables::open(part)?;

@@ -90,9 +90,17 @@ impl Firewall {
     /// See [`Datapath::open`].
     pub fn open(pins: PathBuf, part: FirewallPart) -> Result<Self> {
         let mut this = Self::begin(pins, part, Arc::default())?;
-        this.datapath.wait()?;
-        this.replacement.patient = true;
+        this.wait()?;
         Ok(this)
+    }
+
+    /// Waits for its programs, now and at each change from now on.
+    ///
+    /// # Errors
+    /// If the kernel refuses one.
+    pub fn wait(&mut self) -> Result<()> {
+        self.replacement.patient = true;
+        self.datapath.wait()
     }
 
     /// The same, but programs are loaded behind it: `news` is notified when it is time to

@@ -62,7 +62,7 @@ async fn run(mut service: Service) -> Result<()> {
     have_modules(&part).await;
     let news = Arc::new(Notify::new());
     let shared = Shared {
-        engine: Arc::new(Mutex::new(Engine::open(pins, part, news.clone())?)),
+        engine: Arc::new(Mutex::new(Engine::begin(pins, part, news.clone())?)),
         changed: Arc::new(Notify::new()),
         switched: Arc::new(Notify::new()),
         stand: Arc::new(watch::Sender::default()),

@@ -1,13 +1,18 @@
 //! The service's loop: one task that owns the configuration and the kernel's state, woken by the
 //! kernel, by DHCP clients and by the bus.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use portcullis_bus::network::{InterfaceStatus, Network1, WanLease};
 use portcullis_bus::server::Notifier;
 use portcullis_model::{Ipv4, Name, part::NetworkPart};
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     time::Instant,
 };
 
@@ -23,7 +28,7 @@ use crate::{
         plan::{Change, plan},
     },
     status,
-    wanted::{Present, Target, target},
+    wanted::{Guard, Present, Target, target},
 };
 
 /// Changes of the kernel's state come in bursts; what comes within this time is one.
@@ -34,6 +39,9 @@ const CHECK: Duration = Duration::from_secs(60);
 
 /// Pause before refused changes are tried again, doubled up to [`CHECK`].
 const RETRY: Duration = Duration::from_secs(1);
+
+/// A device that is not brought up for this long for want of a firewall is a problem.
+const HELD: Duration = Duration::from_secs(20);
 
 /// Plans in one go: side effects of one are mended by the next, two do. More are a fight with
 /// somebody else, which waits for the next check.
@@ -48,6 +56,10 @@ pub struct Network {
     woken: Arc<Notify>,
     original_mtus: BTreeMap<String, u32>,
     all_ports: bool,
+    /// Which devices are behind the firewall.
+    guard: watch::Receiver<Guard>,
+    /// Since when devices are down for want of it.
+    held_since: Option<Instant>,
     state_folder: PathBuf,
     target: Target,
     /// What was told last, so that the same is not told again.
@@ -66,6 +78,7 @@ impl Network {
         part: NetworkPart,
         state_folder: PathBuf,
         all_ports: bool,
+        guard: watch::Receiver<Guard>,
     ) -> Result<Self, KernelError> {
         Ok(Self {
             kernel: Kernel::open()?,
@@ -74,6 +87,8 @@ impl Network {
             woken: Arc::new(Notify::new()),
             original_mtus: BTreeMap::new(),
             all_ports,
+            guard,
+            held_since: None,
             state_folder,
             target: Target::default(),
             shown: Default::default(),
@@ -103,6 +118,7 @@ impl Network {
                     self.reconcile().await;
                 }
                 () = self.woken.notified() => drop(self.reconcile().await),
+                Ok(()) = self.guard.changed() => drop(self.reconcile().await),
                 Some(request) = requests.recv() => self.serve(request).await,
                 () = tokio::time::sleep_until(self.next_check) => drop(self.reconcile().await),
             }
@@ -139,11 +155,19 @@ impl Network {
         };
         let mut problems = refused.clone();
         problems.extend(self.target.problems.iter().cloned());
+        let late = self.held_since.is_some_and(|since| since.elapsed() >= HELD);
+        if late {
+            problems.push("links stay down: the firewall is not on them".to_owned());
+        }
         for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
             tracing::warn!("{problem}");
         }
         self.problems = problems;
-        let pause = if refused.is_empty() { CHECK } else { self.retry };
+        let pause = match (refused.is_empty(), self.held_since.is_some() && !late) {
+            (true, false) => CHECK,
+            (true, true) => HELD,
+            (false, _) => self.retry,
+        };
         self.retry = if refused.is_empty() { RETRY } else { (self.retry * 2).min(CHECK) };
         self.next_check = Instant::now() + pause;
         refused
@@ -153,12 +177,18 @@ impl Network {
         let mut problems = Vec::new();
         for _ in 0..PASSES {
             let actual = self.look().await?;
+            self.note_held(&actual);
             let steps = plan(&self.target.wanted, &actual);
             if steps.is_empty() {
                 break;
             }
             problems.clear();
+            // Up without its bridge, a port would be a way into the router past the firewall.
+            let mut astray = BTreeSet::new();
             for step in steps {
+                if step.change == Change::SetUp && astray.contains(&step.device) {
+                    continue;
+                }
                 if let Change::SetMtu(_) = step.change
                     && let Some(link) = actual.link(&step.device)
                 {
@@ -168,11 +198,27 @@ impl Network {
                     Ok(()) if step.device.is_empty() => tracing::debug!("{step}"),
                     Ok(()) => tracing::info!("{step}"),
                     // The rest does not depend on this device, or fails by itself.
-                    Err(error) => problems.push(error.to_string()),
+                    Err(error) => {
+                        if let Change::SetMaster(Some(_)) = step.change {
+                            astray.insert(step.device);
+                        }
+                        problems.push(error.to_string());
+                    }
                 }
             }
         }
         Ok(problems)
+    }
+
+    /// Notes whether devices are down for want of a firewall.
+    fn note_held(&mut self, actual: &Actual) {
+        let held = self
+            .target
+            .wanted
+            .devices
+            .iter()
+            .any(|(name, device)| device.held && actual.link(name).is_none_or(|link| !link.up));
+        self.held_since = held.then(|| self.held_since.unwrap_or_else(Instant::now));
     }
 
     /// Reads the devices, lets clients know of them, and derives what is wanted now.
@@ -194,11 +240,13 @@ impl Network {
             client.view().lease.map(|lease| (name.clone(), lease.grant))
         };
         let leases = self.clients.iter().filter_map(lease).collect();
+        let guard = self.guard.borrow();
         let present = Present {
             links,
             leases: &leases,
             original_mtus: &self.original_mtus,
             all_ports: self.all_ports,
+            guard: &guard,
         };
         target(&self.part, &present)
     }

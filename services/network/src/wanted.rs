@@ -28,6 +28,30 @@ pub struct Present<'a> {
     pub original_mtus: &'a BTreeMap<String, u32>,
     /// Whether software devices count as physical ports.
     pub all_ports: bool,
+    /// Which devices may be brought up.
+    pub guard: &'a Guard,
+}
+
+/// Which devices are behind the firewall, so that nothing on the link meets an unfiltered router.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Guard {
+    /// It does not matter.
+    Off,
+    /// Nobody has said.
+    #[default]
+    Unknown,
+    /// These, by kernel index.
+    Behind(BTreeSet<u32>),
+}
+
+impl Guard {
+    fn covers(&self, link: Option<&Link>) -> bool {
+        match self {
+            Self::Off => true,
+            Self::Unknown => false,
+            Self::Behind(indices) => link.is_some_and(|link| indices.contains(&link.index)),
+        }
+    }
 }
 
 /// Which devices an interface has.
@@ -105,7 +129,9 @@ impl Target {
                     self.problems.push(format!("{name}: none of its ports is there"));
                     return Placed::default();
                 };
-                let device = Device { addresses, mtu: mtu_of(port), bridge: None, master: None };
+                let held = !present.guard.covers(link(port));
+                let device =
+                    Device { addresses, mtu: mtu_of(port), bridge: None, master: None, held };
                 self.wanted.devices.insert(port.clone(), device);
                 port.clone()
             }
@@ -120,6 +146,7 @@ impl Target {
                     return Placed { device: None, ports };
                 }
                 for port in &ports {
+                    // What arrives at a port goes to the bridge, or nowhere.
                     let device = Device {
                         master: Some(bridge.clone()),
                         mtu: mtu_of(port),
@@ -130,7 +157,8 @@ impl Target {
                 let first = ports.first().and_then(|port| link(port));
                 let mac = first.and_then(|link| link.permanent_mac.or(link.mac));
                 let mtu = mtu_of(&bridge);
-                let device = Device { bridge: Some(mac), addresses, mtu, master: None };
+                let held = !present.guard.covers(link(&bridge));
+                let device = Device { bridge: Some(mac), addresses, mtu, master: None, held };
                 self.wanted.devices.insert(bridge.clone(), device);
                 bridge
             }

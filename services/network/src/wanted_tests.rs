@@ -37,8 +37,30 @@ fn target_of(toml: &str, leases: &[(&str, Grant)]) -> Target {
         leases: &leases,
         original_mtus: &BTreeMap::from([("eth1".to_owned(), 1500)]),
         all_ports: false,
+        guard: &Guard::Off,
     };
     target(&NetworkPart::of(&Document::parse(toml).unwrap()), &present)
+}
+
+#[test]
+fn only_what_is_behind_the_firewall_may_come_up() {
+    let held = |guard: &Guard| -> Vec<String> {
+        let present = Present {
+            links: &BTreeMap::from([link(2, "eth0"), link(3, "eth1"), link(4, "eth2")]),
+            leases: &BTreeMap::new(),
+            original_mtus: &BTreeMap::new(),
+            all_ports: false,
+            guard,
+        };
+        let target = target(&NetworkPart::of(&Document::parse("").unwrap()), &present);
+        let devices = target.wanted.devices.into_iter();
+        devices.filter(|(_, device)| device.held).map(|(name, _)| name).collect()
+    };
+    // The bridge is not made yet; its ports lead nowhere but to it.
+    assert_eq!(held(&Guard::Unknown), ["eth0", "lan"]);
+    assert_eq!(held(&Guard::Behind(BTreeSet::from([3, 4]))), ["eth0", "lan"]);
+    assert_eq!(held(&Guard::Behind(BTreeSet::from([2]))), ["lan"]);
+    assert!(held(&Guard::Off).is_empty());
 }
 
 fn routes(target: &Target) -> Vec<String> {

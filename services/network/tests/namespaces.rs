@@ -72,6 +72,56 @@ fn sysctl(namespace: &Namespace, path: &str) -> Result<String> {
 }
 
 #[test]
+fn a_link_comes_up_when_the_firewall_is_on_it() -> Result<()> {
+    let (lab, firewall) = Lab::guarded(ROUTER)?;
+    let _server = lab.dnsmasq(&[])?;
+    let client = &lab.clients[0];
+    client.address("eth0", "192.168.77.11/24")?;
+    let service = lab.start()?;
+    let up = |device: &str| -> Result<bool> {
+        let flags = lab.router.run(&format!("ip -o link show {device}"))?;
+        Ok(flags.contains(",UP") || flags.contains("<UP"))
+    };
+    let index = |device: &str| -> Result<u32> {
+        let text = lab.router.run(&format!("cat /sys/class/net/{device}/ifindex"))?;
+        Ok(text.trim().parse()?)
+    };
+    // Everything is prepared, and nothing of the router answers.
+    lab.until("the LAN's address", SOON, || {
+        Ok(lab.interface("lan")?.addresses == ["192.168.77.1/24"])
+    })?;
+    lab.until("the ports", SOON, || Ok(up("lan0")? && up("lan1")?))?;
+    ensure!(!up("lan")? && !up("wan0")?, "up without a firewall");
+    ensure!(client.run("ping -c2 -i0.2 -W1 192.168.77.1").is_err());
+    ensure!(!up("lan")? && !up("wan0")? && lab.dhcp_messages().is_empty());
+
+    firewall.guard(&[index("lan")?])?;
+    lab.until("the LAN", SOON, || Ok(client.run("ping -c1 -W1 192.168.77.1").is_ok()))?;
+    ensure!(up("lan")? && !up("wan0")? && lab.dhcp_messages().is_empty());
+    firewall.guard(&[index("lan")?, index("wan0")?])?;
+    lab.until_state("bound", SOON)?;
+    lab.until("the way out", SOON, || Ok(lab.router.run("ping -c1 -W1 10.9.0.1").is_ok()))?;
+
+    // While it is away its filters go on, and so do the links; over a restart of this service too.
+    let monitor = monitor(&lab, "guard")?;
+    firewall.guard(&[])?;
+    std::thread::sleep(Duration::from_millis(500));
+    service.stop()?;
+    let _service = lab.start()?;
+    lab.until_state("bound", SOON)?;
+    drop(monitor);
+    let events = monitored(&lab, "guard")?;
+    ensure!(events.is_empty(), "links were touched:\n{events}");
+
+    // One that was taken down comes up only behind it.
+    lab.router.run("ip link set wan0 down")?;
+    std::thread::sleep(Duration::from_millis(1500));
+    ensure!(!up("wan0")?);
+    firewall.guard(&[index("lan")?, index("wan0")?])?;
+    lab.until("the way out", SOON, || Ok(lab.router.run("ping -c1 -W1 10.9.0.1").is_ok()))
+}
+
+#[test]
 fn the_lease_is_renewed_and_its_options_applied() -> Result<()> {
     let lab = Lab::new(ROUTER)?;
     let _server = lab.dnsmasq(&[

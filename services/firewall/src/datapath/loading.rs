@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 
 use super::{
     DatapathError, Result, maps,
-    order::{self, Group},
+    order::{self, Group, Milestone},
 };
 
 /// Threads that load programs, at most: the manifest allows a few.
@@ -151,12 +151,16 @@ impl Loading {
             let at = programs.iter().position(|(known, _)| *known == name)?;
             Some(programs.swap_remove(at))
         };
+        let first = self.group.needed(Milestone::Filters);
         let work = || {
             while self.goes_on()
                 && let Some((name, program)) = next()
             {
+                if !first.contains(&name) {
+                    give_way();
+                }
                 let done = load(name, program, pins);
-                self.report(done.map(|()| name).map_err(|error| (name, error.to_string())));
+                self.report(done.map(|()| name).map_err(|error| (name, reason(&error))));
             }
         };
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -172,9 +176,29 @@ impl Loading {
     }
 }
 
+/// Lowers the priority of this thread: at the start other services wait for the processors too. That
+/// it keeps its priority where this is forbidden does no harm.
+fn give_way() {
+    const LOW: i32 = 10;
+    let _ = rustix::process::setpriority_process(None, LOW);
+}
+
 fn failure(state: &State) -> Option<DatapathError> {
     let (name, message) = state.failure.as_ref()?;
     Some(DatapathError::Refused { name, message: message.clone() })
+}
+
+/// Why a program is not there, with the end of what the verifier said: it may say megabytes.
+fn reason(error: &DatapathError) -> String {
+    const LINES: usize = 30;
+    let DatapathError::Program { source, .. } = error else { return error.to_string() };
+    let ProgramError::LoadError { io_error, verifier_log } = source.as_ref() else {
+        return error.to_string();
+    };
+    let log = verifier_log.to_string();
+    let lines: Vec<_> = log.lines().collect();
+    let last = lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default();
+    format!("{io_error}; the verifier: {}", last.join("\n"))
 }
 
 /// Hands a program to the verifier; then it is there for packets, and for this service's next run.

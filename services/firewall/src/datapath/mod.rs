@@ -327,6 +327,14 @@ impl Datapath {
         self.programs.tcx(hook)
     }
 
+    /// Any program.
+    ///
+    /// # Errors
+    /// If it is not loaded, or there is none of this name.
+    pub fn program(&mut self, name: &'static str) -> Result<&Program> {
+        self.programs.any(name)
+    }
+
     /// All programs of a hook with their names, the one where it begins first.
     ///
     /// # Errors

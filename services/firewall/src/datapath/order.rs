@@ -26,6 +26,13 @@ pub enum Milestone {
     Complete,
 }
 
+impl Milestone {
+    /// The programs of tcx that it takes.
+    pub fn programs(self) -> Vec<&'static str> {
+        Group::Tcx.needed(self)
+    }
+}
+
 /// For [`Milestone::Filters`], the longest first.
 const FILTERS: [&str; 3] = ["tcx_egress", "tcx_open4", "tcx_ingress"];
 /// Then for [`Milestone::Routes`]: first packets of the router, which asks for its address; of

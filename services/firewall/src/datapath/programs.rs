@@ -151,6 +151,11 @@ impl Programs {
         Ok(order::names(hook).filter_map(named).collect())
     }
 
+    /// Any program that is loaded.
+    pub(super) fn any(&mut self, name: &'static str) -> Result<&Program> {
+        self.open(name).map(|program| &*program)
+    }
+
     /// A loaded program by its name.
     pub(super) fn program<'a, P>(&'a mut self, name: &'static str) -> Result<&'a mut P>
     where

@@ -177,4 +177,7 @@ pub struct Device {
     pub mtu: Option<u32>,
     /// IPv4 addresses, the first is the primary one.
     pub addresses: Vec<Ipv4Net>,
+    /// It is not brought up, nor are there routes by it until it is: nothing filters on it yet. One that
+    /// is up stays up.
+    pub held: bool,
 }

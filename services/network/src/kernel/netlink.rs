@@ -168,7 +168,7 @@ impl Kernel {
                 if let Some(mac) = mac {
                     builder = builder.address(mac.0.to_vec());
                 }
-                self.handle.link().add(builder.build()).execute().await
+                self.handle.link().add(as_it_is(builder.build())).execute().await
             }
             change => match self.index(&step.device).await {
                 Ok(index) => self.change(index, change).await,
@@ -214,7 +214,7 @@ impl Kernel {
                 for setting in
                     [bridge().stp_state(BridgeStpState::Disabled), bridge().forward_delay(0)]
                 {
-                    let message = without_name(setting.build());
+                    let message = as_it_is(without_name(setting.build()));
                     handle.link().change(message).execute().await?;
                 }
                 Ok(())
@@ -262,6 +262,13 @@ impl Kernel {
 /// A change of an existing device is addressed by index; a name would rename it.
 fn without_name(mut message: LinkMessage) -> LinkMessage {
     message.attributes.retain(|attribute| !matches!(attribute, LinkAttribute::IfName(_)));
+    message
+}
+
+/// Does not bring a bridge up, which rtnetlink's messages about bridges do by themselves.
+fn as_it_is(mut message: LinkMessage) -> LinkMessage {
+    message.header.flags.remove(LinkFlags::Up);
+    message.header.change_mask.remove(LinkFlags::Up);
     message
 }
 

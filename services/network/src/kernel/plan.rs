@@ -187,7 +187,7 @@ impl Steps {
         {
             self.push(name, Change::SetMtu(mtu));
         }
-        if link.is_none_or(|link| !link.up) {
+        if !device.held && link.is_none_or(|link| !link.up) {
             self.push(name, Change::SetUp);
         }
     }
@@ -223,7 +223,11 @@ impl Steps {
         let name_of = |route: &Route| actual.links.get(&route.index).map(|link| link.name.as_str());
         // By destination and metric: the kernel holds one of our routes for each.
         let mut replaced = BTreeSet::new();
-        for (device, way) in &wanted.routes {
+        let stays_down = |device: &str| {
+            wanted.devices.get(device).is_some_and(|device| device.held)
+                && actual.link(device).is_none_or(|link| !link.up)
+        };
+        for (device, way) in wanted.routes.iter().filter(|(device, _)| !stays_down(device)) {
             let same_place = actual.routes.iter().filter(|route| {
                 route.ours
                     && route.way.destination == way.destination

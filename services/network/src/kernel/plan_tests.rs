@@ -203,7 +203,7 @@ prop_compose! {
                     bridge: Some(Some(MacAddress([2, 0, 0, 0, 0, 9]))),
                     mtu: mtus[4 + number],
                     addresses: own(4 + number),
-                    master: None,
+                    ..Device::default()
                 };
                 wanted.devices.insert(format!("br{number}"), device);
             }
@@ -215,7 +215,7 @@ prop_compose! {
                 role => Some(format!("br{}", role - 2)).filter(|b| wanted.devices.contains_key(b)),
             };
             let addresses = if master.is_some() { Vec::new() } else { own(number) };
-            let device = Device { master, mtu: mtus[number], addresses, bridge: None };
+            let device = Device { master, mtu: mtus[number], addresses, ..Device::default() };
             wanted.devices.insert(format!("eth{number}"), device);
         }
         let with_address: Vec<_> =
@@ -395,6 +395,29 @@ proptest! {
         prop_assert_eq!(plan(&after, &kernel.0), Vec::new());
         prop_assert!(kernel.0.addresses.contains(&address));
         prop_assert!(kernel.0.routes.contains(&route));
+    }
+
+    #[test]
+    fn what_is_held_stays_as_it_is_until_it_is_let_go(before in wanted(), after in wanted()) {
+        let mut kernel = Kernel::with_nics(NICS);
+        kernel.converge(&before)?;
+        let up = |kernel: &Kernel| -> BTreeSet<String> {
+            kernel.0.links.values().filter(|link| link.up).map(|link| link.name.clone()).collect()
+        };
+        let mut held = after.clone();
+        for device in held.devices.values_mut().filter(|device| device.master.is_none()) {
+            device.held = true;
+        }
+        let was_up = up(&kernel);
+        for step in kernel.converge(&held)? {
+            let device = held.devices.get(&step.device);
+            prop_assert!(step.change != Change::SetUp || device.is_some_and(|d| !d.held), "{}", step);
+        }
+        // What filtered goes on.
+        let gone = |name: &String| kernel.0.link(name).is_none();
+        prop_assert!(was_up.iter().all(|name| up(&kernel).contains(name) || gone(name)));
+        kernel.converge(&after)?;
+        assert_reached(&kernel, &after)?;
     }
 
     #[test]

@@ -22,6 +22,9 @@ use portcullis_netns::{Namespace, Running};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+mod firewall;
+pub use firewall::Firewall;
+
 /// `wan0` of the router is joined with `eth0` of the provider, 10.9.0.1/24; `lan0` and `lan1` with
 /// `eth0` of each client.
 pub struct Lab {
@@ -30,6 +33,8 @@ pub struct Lab {
     pub clients: [Namespace; 2],
     pub folder: TempDir,
     part: Arc<Mutex<NetworkPart>>,
+    /// Links come up without a firewall.
+    unguarded: bool,
 }
 
 /// The service; killed when dropped.
@@ -108,7 +113,18 @@ impl Lab {
                 match config.run(tokio::net::UnixListener::from_std(listener).unwrap()).await {}
             })
         });
-        Ok(Self { router, provider, clients, folder, part })
+        Ok(Self { router, provider, clients, folder, part, unguarded: true })
+    }
+
+    /// The same, but the links of the router are down until the firewall is on them, which is played
+    /// by what comes back.
+    pub fn guarded(toml: &str) -> Result<(Self, Firewall)> {
+        let lab = Self { unguarded: false, ..Self::new(toml)? };
+        for device in ["wan0", "lan0", "lan1"] {
+            lab.router.run(&format!("ip link set {device} down"))?;
+        }
+        let firewall = Firewall::play(&lab.path("bus/firewall.sock"))?;
+        Ok((lab, firewall))
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -146,6 +162,7 @@ impl Lab {
             .env("PORTCULLIS_RUN_DIR", self.folder.path())
             .env("PORTCULLIS_DATA_DIR", self.path("data"))
             .env("PORTCULLIS_LOG", "debug,zbus=warn")
+            .envs(self.unguarded.then_some(("PORTCULLIS_NETWORK_UNGUARDED", "1")))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

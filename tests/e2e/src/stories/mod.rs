@@ -2,6 +2,7 @@
 
 mod apply;
 mod base;
+mod closed;
 mod config_volume;
 mod download;
 mod full_disk;
@@ -59,6 +60,7 @@ pub fn all(long: bool, base: &str) -> Vec<Story> {
         Story::shared("config-apply-changes-only-what-changed", apply::at_run_time),
         Story::shared("policy-holds-on-ebpf", policy::on_ebpf),
         Story::shared("policy-holds-on-nftables", policy::on_nftables),
+        Story::own("no-closed-port-answers-while-it-boots", closed::closed_while_it_boots),
         Story::own("reboot-keeps-leases", reboot::keeps_leases),
         Story::own("power-cut-keeps-leases", reboot::power_cut_keeps_leases),
         Story::own("first-boot-takes-config-from-volume", config_volume::is_taken),
