@@ -261,7 +261,8 @@ fn key4<F: Frame>(frame: &F, packet: &Packet, zone: u8) -> Option<FlowKey> {
                 _ => return None,
             }
         }
-        _ => return None,
+        // ESP, GRE and so on: a tunnel needs to know the MTU of its path.
+        _ => (0, 0),
     };
     // RFC 792: eight bytes of the transport header.
     frame.u16(INNER_L4 + 6)?;

@@ -174,16 +174,18 @@ fn quoted<F: FrameMut>(frame: &mut F, flow: FlowRef<'_>, protocol: u8, length: u
             frame.set_u16(INNER_L4 + 4, flow.source_port() | flow.destination_port())?;
             Some((INNER_L4 + 2, ports))
         }
-        protocol => {
+        UDP | TCP => {
             frame.set_u16(INNER_L4, flow.destination_port())?;
             frame.set_u16(INNER_L4 + 2, flow.source_port())?;
             match protocol {
                 UDP => Some((INNER_L4 + 6, transport)),
                 // Behind the eight bytes that must be quoted.
-                TCP if length >= 66 => Some((INNER_L4 + 16, transport)),
+                _ if length >= 66 => Some((INNER_L4 + 16, transport)),
                 _ => None,
             }
         }
+        // Neither ports nor a checksum over addresses.
+        _ => None,
     };
     if let Some((offset, difference)) = checksum_at
         && let Some(old) = frame.u16(offset)

@@ -139,6 +139,11 @@ fn icmp6(answer: &[u8]) -> (Icmpv6Type, Vec<u8>) {
     (header.icmp_type, icmp.payload().to_vec())
 }
 
+/// The checksum of an IPv4 header.
+fn header_checksum(header: &[u8]) -> u16 {
+    etherparse::Ipv4HeaderSlice::from_slice(header).unwrap().to_header().calc_header_checksum()
+}
+
 #[test]
 fn errors_over_ipv4_say_what_happened() {
     use icmpv4::{DestUnreachableHeader as Unreachable, TimeExceededCode};
@@ -167,7 +172,14 @@ fn errors_over_ipv4_say_what_happened() {
         (&tcp, AnswerKind::Prohibited, 0, unreachable(Unreachable::FilterProhibited)),
     ];
     for (frame, kind, mtu, expected) in cases {
-        let (message, quoted) = icmp4(&ask(frame, kind, mtu).unwrap());
+        // Of the class of what it is about, without its bits of congestion (RFC 5508 section 7.7).
+        let mut frame = frame.clone();
+        frame.0[15] = 0xb9;
+        let sum = header_checksum(&frame.0[14..34]);
+        frame.0[24..26].copy_from_slice(&sum.to_be_bytes());
+        let answer = ask(&frame, kind, mtu).unwrap();
+        assert_eq!(answer[15], 0xb8);
+        let (message, quoted) = icmp4(&answer);
         assert_eq!(message, expected);
         assert_eq!(quoted, frame.0[14..], "what the sender sent");
     }

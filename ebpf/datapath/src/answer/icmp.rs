@@ -5,8 +5,8 @@ use portcullis_datapath_abi::flow::{ICMP, ICMPV6};
 use super::draft::{Draft, Header4, Header6, L2, QUOTED4, QUOTED6};
 use crate::checksum::add;
 
-/// Errors travel as internetwork control (RFC 1812 section 4.3.2.5).
-const INTERNETWORK_CONTROL: u8 = 0xc0;
+/// The bits of the type of service that name a class (RFC 2474); the other two are for congestion.
+const CLASS: u8 = 0xfc;
 
 /// What an error says.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -38,12 +38,14 @@ pub(super) fn icmp4(draft: &mut Draft, message: Message, source: u32, quote: Quo
     let end = QUOTED4 + quote.length;
     draft.turn_ethernet();
     let destination = draft.u32(QUOTED4 + 12);
+    // A translator's errors are of the class of what they are about (RFC 5508 section 7.7).
+    let [_, tos] = draft.u16(QUOTED4).to_ne_bytes();
     draft.ipv4(&Header4 {
         source,
         destination,
         length: (end - L2) as u16,
         protocol: ICMP,
-        tos: INTERNETWORK_CONTROL,
+        tos: tos & CLASS,
     });
     let at = QUOTED4 - 8;
     header(draft, at, message);

@@ -2,7 +2,7 @@
 
 use portcullis_datapath_abi::{
     Config, Counter, FlowKey, classifier,
-    flow::{FROM_ROUTER, NO_MAPPING, TO_ROUTER},
+    flow::{FROM_ROUTER, ICMP, NO_MAPPING, TCP, TO_ROUTER, UDP},
     policy::MASQUERADE,
 };
 
@@ -33,7 +33,9 @@ pub fn create4<'a, T: Tables>(tables: &'a T) -> Verdict<'a> {
         source: host,
         destination: source.address,
         source_port: candidate.port.get(),
-        destination_port: source.port,
+        // What has no ports (ESP, GRE) is not told apart by that of its mapping: one host inside can speak
+        // it to one outside at a time.
+        destination_port: if has_ports(key.protocol) { source.port } else { 0 },
         protocol: key.protocol,
         zone: candidate.to.get(),
         reserved: 0,
@@ -82,6 +84,12 @@ pub fn create6<'a, T: Tables>(tables: &'a T) -> Verdict<'a> {
             failed(tables, candidate, reason)
         }
     }
+}
+
+/// Ports, or query ids in their place.
+#[inline(always)]
+const fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, TCP | UDP | ICMP)
 }
 
 impl Candidate {

@@ -9,6 +9,7 @@ mod frames;
 mod icmp;
 mod ipv6;
 mod properties;
+mod protocols;
 mod replay;
 
 use frames::*;

@@ -10,6 +10,7 @@
 #[allow(dead_code, reason = "shared with other tests, which need all of it")]
 mod frames;
 
+mod lifetimes;
 mod mappings;
 mod site;
 mod stories;

@@ -2,7 +2,7 @@
 
 use portcullis_datapath::{
     simulation::Bytes,
-    tcp::{clamp_mss, mss_limit},
+    tcp::{Options, clamp_mss, mss_limit, options},
 };
 use portcullis_datapath_abi::nat::MSS_BY_MTU;
 use proptest::prelude::*;
@@ -62,6 +62,25 @@ fn a_syn_without_the_option_is_left_alone() {
         assert_eq!(clamp_mss(&mut after, AT, 100), Some(()));
         assert_eq!(after, before);
     }
+}
+
+/// Sixteen options of two bytes and a scale behind them: more than are looked at. The window then counts as
+/// the largest that it may be, so that nothing honest is dropped, and the MSS stays.
+#[test]
+fn more_options_than_steps_count_as_the_largest_scale() {
+    let sent = Sent { flags: SYN, ..Sent::default() };
+    let mut many = [4, 2].repeat(16);
+    many.extend([2, 4, 5, 180, 1, 3, 3, 7]);
+    let before = with_checksum(frame(&sent, &many));
+    assert_eq!(options(&before, AT), Options { scale: 14, mss_at: 0 });
+    let mut after = before.clone();
+    assert_eq!(clamp_mss(&mut after, AT, 100), Some(()));
+    assert_eq!(after, before);
+    // Padding is no option: it is taken in pairs.
+    let mut padded = vec![1; 12];
+    padded.extend([2, 4, 5, 180, 1, 3, 3, 7]);
+    let padded = with_checksum(frame(&sent, &padded));
+    assert_eq!(options(&padded, AT), Options { scale: 7, mss_at: 20 + 12 + 2 });
 }
 
 #[test]
