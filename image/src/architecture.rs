@@ -42,3 +42,45 @@ pub const X86_64: Architecture = Architecture {
     kernel_options: &["vsyscall=none"],
     consoles: &["tty0", "ttyS0,115200"],
 };
+
+/// 64-bit Arm machines with UEFI and ACPI. Prepared: the kernel builds, nothing has booted an image of it yet.
+pub const AARCH64: Architecture = Architecture {
+    name: "aarch64",
+    linux_target: "aarch64-unknown-linux-gnu",
+    uefi_target: "aarch64-unknown-uefi",
+    bpf_target: "bpfel-unknown-none",
+    debian: "arm64",
+    removable_boot_path: "EFI/BOOT/BOOTAA64.EFI",
+    stub: "/usr/lib/systemd/boot/efi/linuxaa64.efi.stub",
+    pe_machine: 0xaa64,
+    bundle: portcullis_bundle::Architecture::Aarch64,
+    kernel_options: &[],
+    consoles: &["tty0", "ttyAMA0,115200"],
+};
+
+/// The architecture with this name.
+///
+/// # Errors
+/// Names those there are.
+pub fn by_name(name: &str) -> Result<&'static Architecture, String> {
+    [&X86_64, &AARCH64]
+        .into_iter()
+        .find(|architecture| architecture.name == name)
+        .ok_or_else(|| format!("allowed are {} and {}", X86_64.name, AARCH64.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AARCH64, X86_64, by_name};
+
+    #[test]
+    fn each_is_found_by_its_name() {
+        assert_eq!(by_name("x86_64"), Ok(&X86_64));
+        assert_eq!(by_name("aarch64"), Ok(&AARCH64));
+        assert!(by_name("riscv64").unwrap_err().contains("x86_64 and aarch64"));
+        for architecture in [&X86_64, &AARCH64] {
+            assert_eq!(architecture.bundle.name(), architecture.name);
+            assert_eq!(architecture.bundle.machine(), architecture.pe_machine);
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use portcullis_bundle::{Version, key_id};
-use portcullis_image::architecture::X86_64;
+use portcullis_image::architecture::{self, Architecture, X86_64};
 use portcullis_image::buildroot::{self, Buildroot};
 use portcullis_image::cache::Cache;
 use portcullis_image::compile::{Compiler, Program};
@@ -174,6 +174,9 @@ struct RunBuildroot {
     /// Output folder of Buildroot; by default target/buildroot/ARCHITECTURE in the checkout
     #[arg(long, value_name = "FOLDER", env = "BUILDROOT_OUTPUT")]
     buildroot_output: Option<PathBuf>,
+    /// The processor to build for: x86_64 or aarch64 (of which there is no image yet)
+    #[arg(long, value_name = "NAME", default_value = X86_64.name, value_parser = architecture::by_name)]
+    architecture: &'static Architecture,
     /// What to make: nothing for everything, source for the downloads, legal-info, linux-rebuild, ...
     targets: Vec<String>,
 }
@@ -315,8 +318,9 @@ fn compare(arguments: &Compare) -> Result<()> {
 
 fn run_buildroot(arguments: RunBuildroot) -> Result<()> {
     let checkout = arguments.checkout.folder()?;
-    let output = buildroot_output(arguments.buildroot_output, &checkout)?;
-    let buildroot = Buildroot::open(&checkout, &X86_64, output, &Cache::of_user()?)?;
+    let architecture = arguments.architecture;
+    let output = buildroot_output(arguments.buildroot_output, &checkout, architecture)?;
+    let buildroot = Buildroot::open(&checkout, architecture, output, &Cache::of_user()?)?;
     let targets = match arguments.targets {
         targets if targets.is_empty() => buildroot::everything(),
         targets => targets,
@@ -435,7 +439,7 @@ impl Base {
             (BaseName::Debian, Some(_)) => bail!("--base-folder needs --base buildroot"),
             (BaseName::Buildroot, Some(folder)) => Ok(BaseKind::Folder(folder)),
             (BaseName::Buildroot, None) => {
-                let output = buildroot_output(self.buildroot_output, checkout)?;
+                let output = buildroot_output(self.buildroot_output, checkout, &X86_64)?;
                 Ok(BaseKind::Buildroot { output })
             }
         }
@@ -443,8 +447,12 @@ impl Base {
 }
 
 /// Where Buildroot builds: absolute, since it is called in its own folder.
-fn buildroot_output(given: Option<PathBuf>, checkout: &Path) -> Result<PathBuf> {
-    let folder = given.unwrap_or_else(|| buildroot::default_output(checkout, &X86_64));
+fn buildroot_output(
+    given: Option<PathBuf>,
+    checkout: &Path,
+    architecture: &Architecture,
+) -> Result<PathBuf> {
+    let folder = given.unwrap_or_else(|| buildroot::default_output(checkout, architecture));
     Ok(std::path::absolute(folder)?)
 }
 
