@@ -43,6 +43,9 @@ pub const EVENTS: u32 = 1;
 /// In [`Config::flags`]: a capture runs; dropped packets are shown to its filter.
 pub const CAPTURE: u32 = 2;
 
+/// How long fragments are waited for until the configuration says it, in ticks: 60 s.
+pub const FRAGMENT_TICKS: u32 = 56;
+
 /// The upper half of [`Config::flags`]: how long fragments of a datagram are waited for, in ticks; at most
 /// 65,535.
 pub const fn fragment_flags(ticks: u32) -> u32 {

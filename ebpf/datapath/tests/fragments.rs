@@ -11,9 +11,13 @@ use std::collections::VecDeque;
 use portcullis_datapath::{
     fragments::{Ends, Piece, Place, place},
     hold::Held,
-    simulation::{Bytes, FRAGMENT_TICKS, Simulation},
+    simulation::{Bytes, Simulation},
 };
-use portcullis_datapath_abi::{Counter, FragmentKey, fragment::HELD_COLUMNS};
+use portcullis_datapath_abi::{
+    Counter, FragmentKey,
+    fragment::HELD_COLUMNS,
+    policy::{FRAGMENT_TICKS, fragment_flags},
+};
 use proptest::prelude::*;
 
 const ENDS: Ends = Ends { source_port: 4000, destination_port: 53, protocol: 17 };
@@ -184,6 +188,23 @@ fn impossible_fragments_are_malformed() {
         ("ping of death", Piece { offset: 65_504, payload: 100, more: false, ..piece }),
     ] {
         assert_eq!(placed(&router, &broken).0, Place::Refused(Counter::DropMalformed), "{why}");
+    }
+}
+
+#[test]
+fn how_long_fragments_are_waited_for_is_configured() {
+    let mut router = Simulation::default();
+    let pieces = cut(key(1, 1, false), 3000, 1000, false);
+    for ticks in [14, 112] {
+        router.config.flags = fragment_flags(ticks);
+        for (later, waiting) in [(ticks - 1, 1), (ticks, 0)] {
+            let key = key(ticks, later, false);
+            let pieces = pieces.clone().into_iter().map(|piece| Piece { key, ..piece });
+            let pieces: Vec<_> = pieces.collect();
+            assert!(matches!(placed(&router, &pieces[1]).0, Place::Early(_)));
+            router.now.set(router.now.get() + later);
+            assert_eq!(placed(&router, &pieces[0]), (Place::Of(ENDS), waiting), "{ticks} {later}");
+        }
     }
 }
 

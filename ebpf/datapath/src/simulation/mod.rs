@@ -15,7 +15,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use portcullis_datapath_abi::{Config, Interface, Zone, policy::fragment_flags};
+use portcullis_datapath_abi::{
+    Config, Interface, Zone,
+    policy::{FRAGMENT_TICKS, fragment_flags},
+};
 
 use crate::{
     Arrival, Candidate, CandidateTables, Departure, Route, RouteQuery, Stage, Tables, Verdict,
@@ -26,9 +29,6 @@ pub use frame::Bytes;
 
 /// Flows that there is room for if a test says nothing else.
 const FLOWS: u32 = 4096;
-
-/// How long fragments are waited for if a test says nothing else, in ticks.
-pub const FRAGMENT_TICKS: u32 = 56;
 
 /// Stages that a packet goes through at most: as many as the kernel lets programs call each other.
 const STAGES: usize = 33;

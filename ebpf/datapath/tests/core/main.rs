@@ -5,6 +5,7 @@
     reason = "what is not as expected fails the test, as it should"
 )]
 
+mod checksums;
 mod frames;
 mod icmp;
 mod ipv6;

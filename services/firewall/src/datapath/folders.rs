@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use portcullis_datapath_abi::{Config, LAYOUT, map};
+use portcullis_datapath_abi::{
+    Config, LAYOUT, map,
+    policy::{FRAGMENT_TICKS, fragment_flags},
+};
 
 use super::{DatapathError, Result, Sizes, maps, object::BUILD, read_config};
 
@@ -84,6 +87,7 @@ impl Folders {
             buckets: maps::buckets(max_flows),
             flows: max_flows,
             mappings: max_flows,
+            flags: fragment_flags(FRAGMENT_TICKS),
             ..Config::default()
         };
         map.set(0, config, 0).map_err(maps::failed(map::CONFIG))?;
