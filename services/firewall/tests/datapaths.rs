@@ -9,7 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use portcullis_bus::{firewall::FlowQuery, network::InterfaceStatus};
+use portcullis_bus::{
+    firewall::{CaptureRequest, FlowQuery},
+    network::InterfaceStatus,
+};
 use portcullis_firewall::engine::Engine;
 use portcullis_model::{Document, firewall::Datapath, part::FirewallPart};
 use portcullis_netns::Namespace;
@@ -285,6 +288,11 @@ fn the_service_on_nftables_shows_flows_counters_and_drops() -> Result<()> {
     ensure!(
         drops.len() == 1 && drops[0].from_zone == "wan" && drops[0].to_zone == "router",
         "{drops:?}"
+    );
+    let capture = site.act(|engine| Ok(engine.begin_capture(&CaptureRequest::default()).err()))?;
+    ensure!(
+        capture.as_deref() == Some("packets are copied by eBPF, and firewall.datapath is nftables"),
+        "{capture:?}"
     );
     // The policy changes: the flow stays until it is asked again.
     let mut closed = part(Datapath::Nftables)?;

@@ -128,6 +128,7 @@ impl<'a> Compiler<'a> {
                 "protection.syn_cookies: no SYN for hosts inside is answered with a cookie",
             ),
             (!firewall.flow_export.collectors.is_empty(), "flow_export: no flow records are sent"),
+            (!firewall.hooks.is_empty(), "hooks: there is no hook to choose"),
             (firewall.log.flows, "log.flows: start and end of flows are not logged"),
         ] {
             if missing {
