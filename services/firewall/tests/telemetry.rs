@@ -209,7 +209,8 @@ async fn story() -> Result<()> {
         }
     };
     until("four attachments", async || Ok(firewall.attachments().await?.len() == 4)).await?;
-    lab.host.run("ping -c 1 -W 5 198.51.100.10")?;
+    // The programs come one after the other, behind the service.
+    until("a ping", async || Ok(lab.host.run("ping -c 1 -W 1 198.51.100.10").is_ok())).await?;
 
     log_of_rules(&lab).await?;
     drops(&lab, &firewall).await?;
@@ -336,6 +337,32 @@ async fn captures(lab: &Lab, firewall: &FirewallBusProxy<'static>) -> Result<()>
     ensure!(text.contains("drop.policy, lan > wan"), "the comment");
     ensure!(text.contains("lan") && bytes.len() < 1000, "{} bytes", bytes.len());
 
+    println!("  dropped packets that the router answers are shown, and answered all the same");
+    let request = CaptureRequest {
+        dropped_only: true,
+        reason: "drop.ttl".to_owned(),
+        seconds: 2,
+        ..CaptureRequest::default()
+    };
+    let capture = begin(firewall, request).await?;
+    let ping = lab
+        .host
+        .command("ping")
+        .args(["-c", "2", "-i", "0.2", "-W", "2", "-t", "1", "198.51.100.10"])
+        .output()?;
+    let answers = String::from_utf8_lossy(&ping.stdout).into_owned();
+    ensure!(answers.matches("Time to live exceeded").count() == 2, "{answers}");
+    let bytes = read_all(capture.into()).await?;
+    let file = lab.file("answered.pcapng");
+    std::fs::write(&file, &bytes)?;
+    let text = tcpdump(&file)?;
+    ensure!(
+        text.matches("192.168.77.100 > 198.51.100.10: ICMP echo request").count() == 2,
+        "{text}"
+    );
+    let comments = String::from_utf8_lossy(&bytes);
+    ensure!(comments.contains("drop.ttl, lan > wan"), "the comment");
+
     println!("  who closes the file ends the capture");
     let capture = begin(firewall, CaptureRequest::default()).await?;
     drop(capture);
@@ -369,6 +396,8 @@ async fn captures_of_xdp(
         let attachments = firewall.attachments().await?;
         Ok(attachments.iter().find(|at| at.hook == "xdp").map(|at| at.program_id))
     };
+    // Its programs are loaded behind the service.
+    until("XDP on the LAN", async || Ok(program().await?.is_some())).await?;
     let before = program().await?.context("XDP on the LAN")?;
     let request = CaptureRequest { count: 2, protocol: "icmp".to_owned(), ..Default::default() };
     let capture = begin(firewall, CaptureRequest { seconds: 2, ..request }).await?;
