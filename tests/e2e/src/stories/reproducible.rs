@@ -28,11 +28,17 @@ pub fn from_nothing(scene: &mut Scene) -> Result<()> {
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
         .unwrap_or_default()
         .join("portcullis");
+    // With base `buildroot` its tree and the downloads are inputs as well.
     for input in ["keys", "bin", "tools", "buildroot", "downloads"] {
         let target = own.join(input);
-        std::os::unix::fs::symlink(target, cache.join("portcullis").join(input))?;
+        if target.exists() {
+            std::os::unix::fs::symlink(target, cache.join("portcullis").join(input))?;
+        }
     }
-    build(&checkout, &scene.base, &again, &[("XDG_CACHE_HOME", cache.as_path())])?;
+    // Of Buildroot nothing that is built already may be taken.
+    let output = checkout.join("target/buildroot");
+    let environment = [("XDG_CACHE_HOME", cache.as_path()), ("BUILDROOT_OUTPUT", &output)];
+    build(&checkout, &scene.base, &again, &environment)?;
     same(scene.image.parent().unwrap_or(Path::new(".")), &again)
 }
 
