@@ -66,7 +66,10 @@ impl Candidate<'_> {
                 .push("the checkout is not a Git checkout, so its commit is not known".to_owned());
         }
         if !changes.is_empty() {
-            problems.push(format!("the checkout has changes that are in no commit:\n{changes}"));
+            problems.push(format!(
+                "the checkout has changes that are in no commit:\n{}",
+                beginning(changes)
+            ));
         }
         if let Some(tagged) = tagged
             && tagged != commit
@@ -88,6 +91,17 @@ impl Candidate<'_> {
         }
         problems
     }
+}
+
+/// The first lines of a list that may be long.
+fn beginning(list: &str) -> String {
+    const SHOWN: usize = 10;
+    let mut lines: Vec<String> = list.lines().take(SHOWN).map(str::to_owned).collect();
+    match list.lines().count().saturating_sub(SHOWN) {
+        0 => {}
+        more => lines.push(format!("and {more} more")),
+    }
+    lines.join("\n")
 }
 
 /// Semantic Versioning 2.0.0, strictly.
@@ -215,6 +229,8 @@ mod tests {
         for part in ["VERSION", "M image/src/main.rs", "commit def", "KEY", "ALLOW_OVERRIDES"] {
             assert!(error.contains(part), "{part}: {error}");
         }
+        let error = refused(|candidate| candidate.tree.changes = "?? file\n".repeat(13));
+        assert!(error.matches("?? file").count() == 10 && error.ends_with("and 3 more"), "{error}");
         assert!(refused(|candidate| candidate.tree.is_git = false).contains("not a Git checkout"));
     }
 
