@@ -91,7 +91,7 @@ pub struct Ends4 {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Side {
     /// Generation of routes and neighbours under which `egress`, `mtu` and `macs` were found; 0 for
-    /// never.
+    /// never, so always of flows of the router itself.
     pub generation: u32,
     /// Cached index of the device to leave by.
     pub egress: u32,
@@ -109,7 +109,7 @@ pub struct Side {
     pub scale: u8,
     /// TCP flags that this side has sent: [`SYN`], [`ACK`], [`FIN`], [`RST`].
     pub seen: u8,
-    /// Cached flags of the egress device: [`crate::policy::XDP_TRANSMIT`].
+    /// Cached flags of the egress device, [`crate::policy::XDP_TRANSMIT`], and [`PASSED`].
     pub link: u8,
     /// TCP: a part of the number of a SYN on an established connection, see the datapath's `tcp`.
     pub again: u8,
@@ -127,7 +127,8 @@ pub struct FlowRecord {
     pub bytes: [u64; 2],
     /// Both directions.
     pub sides: [Side; 2],
-    /// When the last packet passed, in ticks (see [`crate::TICK_SHIFT`]).
+    /// When the last packet passed, in ticks (see [`crate::TICK_SHIFT`]), as far as the stages behind
+    /// the entry and the last pass of the service know; the entry only sets [`PASSED`].
     pub last_seen: u32,
     /// When the first one did, in ticks.
     pub created: u32,
@@ -162,6 +163,11 @@ pub const TRANSLATED: u8 = 8;
 pub const LIMITED: u8 = 16;
 /// Its start and end are logged.
 pub const LOGGED: u8 = 32;
+
+/// In [`Side::link`]: a packet of this direction has passed since the service looked last. Packets of
+/// known flows read no clock: the service, which passes over the table every few seconds, takes the
+/// mark away and notes the time.
+pub const PASSED: u8 = 2;
 
 /// No mapping.
 pub const NO_MAPPING: u32 = u32::MAX;
@@ -243,6 +249,13 @@ impl Payload {
     #[inline(always)]
     pub const fn number(self) -> u32 {
         self.0 & Self::MAX_RECORD
+    }
+
+    /// Number of a flow's record; of a mapping's entry one that no table has.
+    #[inline(always)]
+    pub const fn flow(self) -> u32 {
+        const { assert!(EntryKind::Flow as u32 == 0) };
+        self.0 & (Self::MAX_RECORD | 3 << 25)
     }
 
     /// Direction that the key belongs to: 0 is the initiator's.

@@ -30,7 +30,7 @@ pub use fragment::{Datagram, FragmentKey, HeldFrame};
 pub use policy::{Config, Interface, Zone};
 
 /// Meaning of the maps; to be raised when values mean something else at the same offsets.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Length of one unit of coarse time: 2^30 nanoseconds of `CLOCK_MONOTONIC`, 1.07 s. A shift
 /// instead of a division in the packet path.

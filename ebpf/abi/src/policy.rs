@@ -62,7 +62,7 @@ pub const fn fragment_ticks(flags: u32) -> u32 {
 pub const NO_RULE: u16 = u16::MAX;
 
 /// An interface.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Interface {
     /// Kernel index; 0 for an empty slot.
@@ -75,6 +75,20 @@ pub struct Interface {
     pub zone: u8,
     /// [`XDP_TRANSMIT`].
     pub flags: u8,
+}
+
+impl Interface {
+    /// Whether `destination`, the first eight bytes of a frame as they stand, begins with the hardware
+    /// address.
+    #[inline(always)]
+    pub const fn is_addressed(&self, destination: u64) -> bool {
+        const WORD: usize = core::mem::offset_of!(Interface, mac) / 8;
+        const { assert!(WORD * 8 + 8 == size_of::<Self>() && align_of::<Self>() == 8) };
+        // SAFETY: the last eight bytes of this value, aligned. Zone and flags are read with the address,
+        // and shifted away: one load, where the compiler would make one of each byte.
+        let own = unsafe { *core::ptr::from_ref(self).cast::<u64>().add(WORD) };
+        (own ^ destination).to_le() << 16 == 0
+    }
 }
 
 /// The device can send frames that XDP redirects to it.

@@ -2,7 +2,7 @@
 
 use core::{marker::PhantomData, ptr::NonNull};
 
-use crate::checksum::apply;
+use crate::checksum::{apply, apply_udp};
 
 /// Offset of the network header behind Ethernet.
 pub const L3: usize = 14;
@@ -63,8 +63,8 @@ pub trait FrameMut: Frame {
         if udp && old == 0 {
             return Some(());
         }
-        let new = apply(old, transport_delta);
-        self.set_u16(offset, if udp && new == 0 { 0xffff } else { new })
+        let new = if udp { apply_udp(old, transport_delta) } else { apply(old, transport_delta) };
+        self.set_u16(offset, new)
     }
 }
 

@@ -2,11 +2,11 @@
 //! answer here, everything else is another stage's.
 //!
 //! This is the way of nearly all packets. One reading of the settings, one interface, one
-//! bucket, one record; no calls.
+//! bucket, one record; no calls, no clock.
 
 use portcullis_datapath_abi::{
-    Config, Counter, Interface,
-    flow::{FROM_ROUTER, TCP, TO_ROUTER, UDP},
+    Config, Counter,
+    flow::{PASSED, TCP, UDP},
     policy::XDP_TRANSMIT,
 };
 
@@ -16,8 +16,8 @@ use crate::{
     fragments::Ends,
     frame::{Frame, Head, IPV4, IPV6, L3, L4, L4_V6},
     packet::tcp,
-    tcp::{Judgement, Segment, track_established},
-    verdict::{Drop, Edit},
+    tcp::{Segment, track_established},
+    verdict::Edit,
 };
 
 /// To whom the link layer says that a frame is.
@@ -65,35 +65,66 @@ const TCP4: usize = L4 + 20;
 const UDP6: usize = L4_V6 + 8;
 const TCP6: usize = L4_V6 + 20;
 
+/// One of these bits is set in a UDP length of eight, which is the header's, or more.
+const BEYOND_UDP: u16 = (!7_u16).to_be();
 /// More fragments, offset and the reserved bit.
 const FRAGMENTED: u16 = (!0x4000_u16).to_be();
 
+/// [`FlowRef::link`] of nearly all flows that XDP carries.
+const READY: u8 = XDP_TRANSMIT | PASSED;
+
 /// Decides about an arriving frame.
+///
+/// What is dropped is so by a later stage: one that can count and show what it drops is a long program,
+/// and this one is to be short.
 #[inline(always)]
 pub fn ingress<'a, T: Tables, F: Frame>(
     tables: &'a T,
     frame: &F,
     arrival: &Arrival,
 ) -> Verdict<'a> {
-    let Some(config) = tables.config() else {
-        return Verdict::Drop(Drop::from(Counter::DropInterface, Drop::UNKNOWN));
+    let Some(head) = frame.head::<UDP4>() else {
+        return short(tables, frame, arrival);
     };
-    let Some(ethertype) = frame.u16(L3 - 2) else {
-        return Verdict::Drop(Drop::from(Counter::DropMalformed, Drop::UNKNOWN));
-    };
+    let ethertype = head.u16::<{ L3 - 2 }>();
     let Some(interface) = tables.interface(arrival.interface) else {
-        return match ethertype {
-            IPV4 | IPV6 => Verdict::Drop(Drop::from(Counter::DropInterface, Drop::UNKNOWN)),
-            _ => Verdict::Kernel(Counter::LinkLayer),
-        };
+        return aside(ethertype);
     };
     // The driver has not compared the destination with the device's address yet.
-    if arrival.hook == Hook::Xdp && !is_addressed(frame, interface) {
+    if arrival.hook == Hook::Xdp && !interface.is_addressed(head.u64::<0>()) {
         return Verdict::Defer;
     }
+    let Some(config) = tables.config() else {
+        return aside(ethertype);
+    };
     match ethertype {
-        IPV4 => entry4(tables, config, frame, arrival, interface.zone),
+        IPV4 => entry4(tables, config, frame, head, arrival, interface.zone),
         IPV6 => entry6(tables, config, frame, arrival, interface.zone),
+        _ => Verdict::Kernel(Counter::LinkLayer),
+    }
+}
+
+/// A frame that ends before ports could.
+#[inline(always)]
+fn short<'a, T: Tables, F: Frame>(tables: &'a T, frame: &F, arrival: &Arrival) -> Verdict<'a> {
+    let Some(head) = frame.head::<L3>() else {
+        return exit(Stage::Flow4);
+    };
+    if let Some(interface) = tables.interface(arrival.interface)
+        && arrival.hook == Hook::Xdp
+        && !interface.is_addressed(head.u64::<0>())
+    {
+        return Verdict::Defer;
+    }
+    aside(head.u16::<{ L3 - 2 }>())
+}
+
+/// A frame that is not for the entry.
+#[inline(always)]
+fn aside<'a>(ethertype: u16) -> Verdict<'a> {
+    match ethertype {
+        IPV4 => exit(Stage::Flow4),
+        IPV6 => exit(Stage::Flow6),
         _ => Verdict::Kernel(Counter::LinkLayer),
     }
 }
@@ -105,29 +136,16 @@ fn exit<'a>(stage: Stage) -> Verdict<'a> {
     Verdict::Next(if cfg!(target_arch = "bpf") { core::hint::black_box(stage) } else { stage })
 }
 
-/// Whether a frame's destination is the device's address.
-#[inline(always)]
-fn is_addressed<F: Frame>(frame: &F, interface: &Interface) -> bool {
-    let Some(head) = frame.head::<L3>() else {
-        return false;
-    };
-    let [a, b, c, d, e, f] = interface.mac;
-    head.u32::<0>() == u32::from_ne_bytes([a, b, c, d])
-        && head.u16::<4>() == u16::from_ne_bytes([e, f])
-}
-
 #[inline(always)]
 fn entry4<'a, T: Tables, F: Frame>(
     tables: &'a T,
     config: &Config,
     frame: &F,
+    head: Head<'_, UDP4>,
     arrival: &Arrival,
     zone: u8,
 ) -> Verdict<'a> {
     // Whatever is not as expected is looked at again in the next stage, which knows the reasons.
-    let Some(head) = frame.head::<UDP4>() else {
-        return exit(Stage::Flow4);
-    };
     if head.u8::<L3>() != 0x45 {
         return exit(Stage::Flow4);
     }
@@ -145,7 +163,7 @@ fn entry4<'a, T: Tables, F: Frame>(
     let known = Known { arrival, config, length, ttl, ipv6: false };
     match protocol {
         UDP => {
-            if length < 28 || u16::from_be(head.u16::<{ L4 + 4 }>()) < 8 {
+            if length < 28 || head.u16::<{ L4 + 4 }>() & BEYOND_UDP == 0 {
                 return exit(Stage::Flow4);
             }
             if arrival.cast != Cast::Host {
@@ -157,16 +175,14 @@ fn entry4<'a, T: Tables, F: Frame>(
             if let Some(verdict) = known.stays(flow, 28, Stage::Flow4) {
                 return verdict;
             }
-            known.forward(tables, flow, Kind::Udp, L4)
+            known.forward(flow, Kind::Udp, L4)
         }
         TCP => {
             let Some(head) = frame.head::<TCP4>() else {
                 return exit(Stage::Flow4);
             };
-            if length < 40 {
-                return exit(Stage::Flow4);
-            }
-            let Some(segment) = Plain::<_, L4>(head).segment(length - 20) else {
+            let head = Plain::<_, L4>(head);
+            let Some(payload) = head.payload(length.wrapping_sub(20)) else {
                 return exit(Stage::Flow4);
             };
             if arrival.cast != Cast::Host {
@@ -175,13 +191,13 @@ fn entry4<'a, T: Tables, F: Frame>(
             let Some(flow) = find4_words(tables, config, words) else {
                 return exit(Stage::Open4);
             };
-            if let Some(verdict) = known.stays(flow, length - segment.length, Stage::Flow4) {
+            if let Some(verdict) = known.stays(flow, length - payload, Stage::Flow4) {
                 return verdict;
             }
-            if track_established(&segment, flow.tracked()) != Some(Judgement::InWindow) {
+            if !track_established(&head.segment(payload), flow.tracked()) {
                 return exit(Stage::Flow4);
             }
-            known.forward(tables, flow, Kind::Tcp, L4)
+            known.forward(flow, Kind::Tcp, L4)
         }
         _ => exit(Stage::Flow4),
     }
@@ -218,7 +234,7 @@ fn entry6<'a, T: Tables, F: Frame>(
     let known = Known { arrival, config, length, ttl, ipv6: true };
     match protocol {
         UDP => {
-            if length < 48 || u16::from_be(head.u16::<{ L4_V6 + 4 }>()) < 8 {
+            if length < 48 || head.u16::<{ L4_V6 + 4 }>() & BEYOND_UDP == 0 {
                 return exit(Stage::Flow6);
             }
             if arrival.cast != Cast::Host {
@@ -230,13 +246,14 @@ fn entry6<'a, T: Tables, F: Frame>(
             if let Some(verdict) = known.stays(flow, 48, Stage::Flow6) {
                 return verdict;
             }
-            known.forward(tables, flow, Kind::Udp, L4_V6)
+            known.forward(flow, Kind::Udp, L4_V6)
         }
         TCP => {
             let Some(head) = frame.head::<TCP6>() else {
                 return exit(Stage::Flow6);
             };
-            let Some(segment) = Plain::<_, L4_V6>(head).segment(length - 40) else {
+            let head = Plain::<_, L4_V6>(head);
+            let Some(payload) = head.payload(length - 40) else {
                 return exit(Stage::Flow6);
             };
             if arrival.cast != Cast::Host {
@@ -245,13 +262,13 @@ fn entry6<'a, T: Tables, F: Frame>(
             let Some(flow) = find6_words(tables, config, words) else {
                 return exit(Stage::Open6);
             };
-            if let Some(verdict) = known.stays(flow, length - segment.length, Stage::Flow6) {
+            if let Some(verdict) = known.stays(flow, length - payload, Stage::Flow6) {
                 return verdict;
             }
-            if track_established(&segment, flow.tracked()) != Some(Judgement::InWindow) {
+            if !track_established(&head.segment(payload), flow.tracked()) {
                 return exit(Stage::Flow6);
             }
-            known.forward(tables, flow, Kind::Tcp, L4_V6)
+            known.forward(flow, Kind::Tcp, L4_V6)
         }
         _ => exit(Stage::Flow6),
     }
@@ -263,26 +280,34 @@ struct Plain<'a, const N: usize, const AT: usize>(Head<'a, N>);
 macro_rules! plain {
     ($N:expr, $AT:expr) => {
         impl Plain<'_, { $N }, { $AT }> {
-            /// The segment, unless it begins or ends something or is malformed. `length`: bytes of
-            /// header and payload.
+            /// Bytes of payload, unless the segment begins or ends something or is malformed.
+            /// `length`: bytes of header and payload.
             #[inline(always)]
-            fn segment(self, length: u32) -> Option<Segment> {
-                let head = self.0;
-                let flags = head.u8::<{ $AT + 13 }>();
-                if flags & (tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK) != tcp::ACK {
+            fn payload(&self, length: u32) -> Option<u32> {
+                const FLAGS: u16 =
+                    u16::from_be_bytes([0, tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK]).to_be();
+                const ONLY_ACK: u16 = u16::from_be_bytes([0, tcp::ACK]).to_be();
+                // Length of the header and flags.
+                let word = self.0.u16::<{ $AT + 12 }>();
+                if word & FLAGS != ONLY_ACK {
                     return None;
                 }
-                let header = u32::from(head.u8::<{ $AT + 12 }>() >> 4) << 2;
-                if header < 20 || header > length {
-                    return None;
+                let header = u32::from(word.to_le() & 0xf0) >> 2;
+                // Negative if the header is longer than both together.
+                let payload = length.wrapping_sub(header);
+                if header < 20 || (payload as i32) < 0 { None } else { Some(payload) }
+            }
+
+            /// The segment.
+            #[inline(always)]
+            fn segment(&self, payload: u32) -> Segment {
+                Segment {
+                    sequence: u32::from_be(self.0.u32::<{ $AT + 4 }>()),
+                    acknowledgment: u32::from_be(self.0.u32::<{ $AT + 8 }>()),
+                    length: payload,
+                    window: u16::from_be(self.0.u16::<{ $AT + 14 }>()),
+                    flags: tcp::ACK,
                 }
-                Some(Segment {
-                    sequence: u32::from_be(head.u32::<{ $AT + 4 }>()),
-                    acknowledgment: u32::from_be(head.u32::<{ $AT + 8 }>()),
-                    length: length - header,
-                    window: u16::from_be(head.u16::<{ $AT + 14 }>()),
-                    flags,
-                })
             }
         }
     };
@@ -305,14 +330,15 @@ impl Known<'_> {
     /// fits there; else who decides. `headers`: bytes before the payload of each segment.
     #[inline(always)]
     fn stays<'a>(&self, flow: FlowRef<'_>, headers: u32, rest: Stage) -> Option<Verdict<'a>> {
-        if flow.flags() & (TO_ROUTER | FROM_ROUTER) != 0 {
-            return Some(exit(rest));
-        }
+        // Of a flow of the router itself nothing is ever cached.
         if flow.generation() != self.config.generation {
             return Some(exit(rest));
         }
-        if self.arrival.hook == Hook::Xdp && flow.link() & XDP_TRANSMIT == 0 {
-            return Some(Verdict::Defer);
+        if self.arrival.hook == Hook::Xdp {
+            let link = flow.link();
+            if link != READY && link & XDP_TRANSMIT == 0 {
+                return Some(Verdict::Defer);
+            }
         }
         let largest = match self.arrival.segment_size {
             0 => self.length,
@@ -322,14 +348,11 @@ impl Known<'_> {
     }
 
     #[inline(always)]
-    fn forward<'a, T: Tables>(
-        &self,
-        tables: &T,
-        flow: FlowRef<'a>,
-        kind: Kind,
-        transport: usize,
-    ) -> Verdict<'a> {
-        flow.count(self.arrival.segments, self.length, tables.now());
+    fn forward<'a>(&self, flow: FlowRef<'a>, kind: Kind, transport: usize) -> Verdict<'a> {
+        flow.add(self.arrival.segments, self.length);
+        if self.arrival.hook != Hook::Xdp || flow.link() != READY {
+            flow.mark();
+        }
         let edit = Edit {
             flow,
             kind,

@@ -44,7 +44,7 @@ pub mod tcp;
 pub mod telemetry;
 mod verdict;
 
-pub use checksum::{add, apply, delta};
+pub use checksum::{add, apply, apply_udp, delta};
 pub use egress::{Departure, depart, egress};
 pub use flow::{FlowRef, FlowTables, NextHop};
 pub use fragment_stage::{fragment4, fragment6};

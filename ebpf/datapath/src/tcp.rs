@@ -172,22 +172,38 @@ const fn between(number: u32, first: u32, last: u32) -> bool {
     number.wrapping_sub(first) <= last.wrapping_sub(first)
 }
 
-/// Judges a plain segment (ACK, neither SYN, FIN nor RST) of a connection whose handshake is done,
-/// and notes it if it is part of it. `None`: it needs all of [`track`]; nothing was noted.
+/// Whether a plain segment (ACK, neither SYN, FIN nor RST) is part of a connection whose handshake is
+/// done; then it is noted. Else [`track`] is to judge, and nothing was noted.
+///
+/// The conditions of `in_window`, in few steps: most segments bring what comes next, or acknowledge
+/// what was sent just now, and then the largest windows need not be known.
 #[inline(always)]
-pub fn track_established(
-    segment: &Segment,
-    sides: (SideRef<'_>, SideRef<'_>),
-) -> Option<Judgement> {
+pub fn track_established(segment: &Segment, sides: (SideRef<'_>, SideRef<'_>)) -> bool {
     let (sender, receiver) = sides;
     if sender.seen() & receiver.seen() & ACK == 0 {
-        return None;
+        return false;
     }
-    if !in_window(segment, sender, receiver) {
-        return Some(Judgement::OutOfWindow);
+    // I.
+    let end = segment.sequence.wrapping_add(segment.length);
+    if !reaches(sender.max_end().wrapping_add(1), segment.sequence) {
+        return false;
     }
-    note(segment, sender, receiver);
-    Some(Judgement::InWindow)
+    // II.
+    let sent = sender.end();
+    let more = end.wrapping_sub(sent) as i32;
+    if more < 0 && !reaches(end.wrapping_add(receiver.reach()), sent) {
+        return false;
+    }
+    // III and IV: as a number without sign, what is beyond is larger than any window.
+    let outstanding = receiver.end().wrapping_sub(segment.acknowledgment);
+    if outstanding > OLDEST_ACK && outstanding > sender.reach() {
+        return false;
+    }
+    if more > 0 {
+        sender.set_end(end);
+    }
+    note_window(segment, sender, receiver);
+    true
 }
 
 /// Judges a segment that `sender` sends to `receiver`, and notes it if it is part of the connection.
@@ -246,6 +262,12 @@ fn note(segment: &Segment, sender: SideRef<'_>, receiver: SideRef<'_>) {
     if !reaches(sender.end(), end) {
         sender.set_end(end);
     }
+    note_window(segment, sender, receiver);
+}
+
+/// The same of its window.
+#[inline(always)]
+fn note_window(segment: &Segment, sender: SideRef<'_>, receiver: SideRef<'_>) {
     if segment.window > sender.window() {
         sender.set_window(segment.window);
     }

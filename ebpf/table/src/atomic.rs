@@ -17,8 +17,15 @@ pub(crate) fn upper_half(word: &AtomicU64) -> u32 {
     (word.load(core::sync::atomic::Ordering::Relaxed) >> 32) as u32
 }
 
+/// The lower half of a word.
+#[cfg(not(target_arch = "bpf"))]
+#[inline(always)]
+pub(crate) fn lower_half(word: &AtomicU64) -> u32 {
+    word.load(core::sync::atomic::Ordering::Relaxed) as u32
+}
+
 #[cfg(target_arch = "bpf")]
-pub(crate) use machine::upper_half;
+pub(crate) use machine::{lower_half, upper_half};
 
 #[cfg(target_arch = "bpf")]
 mod machine {
@@ -35,6 +42,13 @@ mod machine {
     pub(crate) fn upper_half(word: &AtomicU64) -> u32 {
         // SAFETY: the cell is valid and aligned, and has two halves.
         unsafe { word.0.get().cast::<u32>().add(1).read_volatile() }
+    }
+
+    /// The lower half of a word, in one load.
+    #[inline(always)]
+    pub(crate) fn lower_half(word: &AtomicU64) -> u32 {
+        // SAFETY: as above.
+        unsafe { word.0.get().cast::<u32>().read_volatile() }
     }
 
     macro_rules! atomic {

@@ -82,16 +82,31 @@ const K1: u64 = 0xa076_1d64_78bd_642f;
 const K2: u64 = 0xbf58_476d_1ce4_e5b9;
 const K3: u64 = 0x94d0_49bb_1331_11eb;
 
+/// Bits of a key's last word that choose its buckets; all of it is in the fingerprint. A packet's
+/// zone, which stands in the others, is known later than its headers: so the way to the bucket does not
+/// wait for it.
+const PLACE: u64 = (1 << 40) - 1;
+
 /// Hashes a key of two words. `seed` is secret and of the table's lifetime: who does not know it
 /// cannot choose addresses and ports that fall into one bucket.
+///
+/// For the bucket a sum of products with secret odd factors (Dietzfelbinger's universal hashing), folded
+/// and multiplied once more, so that numbers in a row, as ports are, do not stay one. The shortest way
+/// from a packet to its bucket counts more than the number of steps: everything else that is done about
+/// the packet waits for it.
 #[inline(always)]
 pub const fn hash16(seed: [u64; 2], key: [u64; 2]) -> Hash {
-    let mut h = (key[0] ^ seed[0]).wrapping_mul(K1);
-    h ^= h >> 32;
-    h = (h ^ key[1] ^ seed[1]).wrapping_mul(K2);
-    h ^= h >> 29;
-    h = h.wrapping_mul(K3);
-    Hash(h ^ h >> 32)
+    let ends = (key[1] & PLACE).wrapping_mul(seed[1] | 1);
+    finish(key[0].wrapping_mul(seed[0] | 1).wrapping_add(ends), key[1])
+}
+
+/// From the sum over a key, and its last word.
+#[inline(always)]
+const fn finish(sum: u64, last: u64) -> Hash {
+    let place = (sum ^ sum >> 32).wrapping_mul(K3);
+    // The fingerprint has the time that the bucket takes to come from memory.
+    let mixed = (place ^ place >> 32).wrapping_add((last >> PLACE.count_ones()).wrapping_mul(K1));
+    Hash((mixed.wrapping_mul(K2) >> 32) << 32 | place >> 32)
 }
 
 /// Hashes a key of five words.
@@ -104,13 +119,7 @@ pub const fn hash40(seed: [u64; 2], key: [u64; 5]) -> Hash {
     h = (h ^ key[2]).wrapping_mul(K1);
     h ^= h >> 32;
     h = (h ^ key[3]).wrapping_mul(K2);
-    h ^= h >> 29;
-    // Ports count up: after the last word too there are two multiplications, or flows of one host
-    // would crowd in few pairs of buckets.
-    h = (h ^ key[4]).wrapping_mul(K1);
-    h ^= h >> 32;
-    h = h.wrapping_mul(K3);
-    Hash(h ^ h >> 32)
+    finish(h.wrapping_add((key[4] & PLACE).wrapping_mul(seed[0] | 1)), key[4])
 }
 
 impl Hash {
@@ -158,12 +167,10 @@ pub fn find<M: Memory>(memory: &M, hash: Hash) -> Option<u32> {
 fn search(bucket: &Bucket, fingerprint: u32) -> Option<u32> {
     let [a, b, c, d, e, f, g, h] = &bucket.0;
     for slot in [a, b, c, d, e, f, g, h] {
-        // The upper half alone first: in the kernel that is two instructions a slot.
+        // Half by half: in the kernel that is two instructions a slot. If the entry is exchanged
+        // between both, this one has gone, and the record of the other has another key.
         if atomic::upper_half(slot) == fingerprint {
-            let entry = slot.load(Ordering::Relaxed);
-            if (entry >> 32) as u32 == fingerprint {
-                return Some(entry as u32);
-            }
+            return Some(atomic::lower_half(slot));
         }
     }
     None

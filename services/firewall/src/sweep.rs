@@ -181,6 +181,7 @@ impl Sweeper {
     ) {
         let Some(glance) = table.glance(number) else { return };
         match glance.state {
+            LIVE if table.has_passed(number, terms.now) => self.swept.kept += 1,
             LIVE => {
                 let shortest =
                     if terms.pressure.is_none() { ageing::shortest_s(terms.timeouts) } else { 0 };

@@ -2,7 +2,10 @@
 
 use std::time::Instant;
 
-use portcullis_datapath_abi::flow::{FIN, LIMITED, NO_MAPPING, RST};
+use portcullis_datapath_abi::{
+    flow::{FIN, LIMITED, NO_MAPPING, PASSED, RST},
+    policy::XDP_TRANSMIT,
+};
 
 use super::*;
 use crate::datapath::scratch::{Scratch, mapping, tcp};
@@ -64,6 +67,36 @@ fn an_old_flow_ends_and_its_number_is_free_one_pass_later() {
     let free = free(table);
     assert_eq!(free.iter().filter(|free| **free == number).count(), 1, "{free:?}");
     assert_eq!(free.len(), 15);
+}
+
+#[test]
+fn a_flow_whose_packets_pass_the_entry_stays_and_ages_from_the_next_pass_on() {
+    let timeout = Timeouts::default().tcp_established_s;
+    for direction in 0..2 {
+        let mut scratch = Scratch::new(16);
+        let table = &mut scratch.table;
+        let mut marked = tcp(0);
+        let Some(side) = marked.sides.get_mut(direction) else { panic!("two sides") };
+        side.link = XDP_TRANSMIT | PASSED;
+        assert!(table.adopt(&marked, None));
+        let number = number_of(table, &marked);
+        let mut sweeper = Sweeper::default();
+        // However old it looks: the service may have been away.
+        let noted = marked.last_seen + timeout * 2;
+        let (swept, ended) = pass(&mut sweeper, table, noted);
+        assert_eq!((swept.kept, ended), (1, vec![]));
+        let record = table.record(number).unwrap_or_else(|| panic!("a record"));
+        assert_eq!(record.last_seen, noted);
+        assert!(record.sides.iter().all(|side| side.link & PASSED == 0));
+        assert_eq!(record.sides.get(direction).map(|side| side.link), Some(XDP_TRANSMIT));
+        // No packet has passed since.
+        let (swept, _) = pass(&mut sweeper, table, noted + timeout / 2);
+        assert_eq!(swept.kept, 1);
+        let record = table.record(number).unwrap_or_else(|| panic!("a record"));
+        assert_eq!(record.last_seen, noted);
+        let (_, ended) = pass(&mut sweeper, table, noted + timeout);
+        assert_eq!(ended, [(number, EndReason::Idle)]);
+    }
 }
 
 #[test]

@@ -25,6 +25,9 @@ struct Arguments {
     /// Bounds of the instruction gate.
     #[arg(long, default_value = "tests/bench/instructions.toml")]
     bounds: PathBuf,
+    /// Of the datapath's tables in CPU time, only those whose name contains this.
+    #[arg(long)]
+    only: Option<String>,
     /// Folder for the results.
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
@@ -50,7 +53,7 @@ fn main() -> Result<ExitCode> {
     if portcullis_guest::is_init() {
         portcullis_guest::init(datapath::guest::inside::perform);
     }
-    let Arguments { bench, image, bounds, out } = Arguments::parse();
+    let Arguments { bench, image, bounds, only, out } = Arguments::parse();
     let chosen = |one| bench == Bench::All || bench == one;
     let mut reports: Vec<Report> = Vec::new();
     if chosen(Bench::Size) {
@@ -60,7 +63,7 @@ fn main() -> Result<ExitCode> {
         reports.push(boot::measure(&image)?);
     }
     if chosen(Bench::Datapath) {
-        reports.push(datapath::measure()?);
+        reports.push(datapath::measure(only.as_deref())?);
     }
     if chosen(Bench::Instructions) {
         reports.push(datapath::instructions(&bounds)?);

@@ -50,16 +50,13 @@ pub(crate) fn find4_words<'a, T: FlowTables>(
 ) -> Option<FlowRef<'a>> {
     let index = Index { tables, buckets: config.buckets };
     let payload = Payload(find(&index, hash16(config.seed, words))?);
-    let record = tables.record(payload.number())?;
+    // A mapping's entry has the hash of another kind, but may share the fingerprint: then there is no
+    // such record.
+    let record = tables.record(payload.flow())?;
     // SAFETY: map memory stays valid while the program runs, and the number of a removed flow is
     // given to another much later than that.
     let flow = unsafe { FlowRef::new(record, payload.number(), payload.direction()) };
-    // A mapping's entry has the hash of another kind, but may share the fingerprint.
-    if flow.key_words() == words && payload.kind() == EntryKind::Flow as u32 {
-        Some(flow)
-    } else {
-        None
-    }
+    if flow.key_words() == words { Some(flow) } else { None }
 }
 
 /// The flow of IPv6 packets with this key (without [`FlowKey6::peer_zone`]).
@@ -83,10 +80,7 @@ pub(crate) fn find6_words<'a, T: FlowTables>(
     const PEER_ZONE: u32 = 48;
     let index = Index { tables, buckets: config.buckets };
     let payload = Payload(find(&index, hash40(config.seed, words))?);
-    if payload.kind() != EntryKind::Flow as u32 {
-        return None;
-    }
-    let record = tables.record(payload.number())?;
+    let record = tables.record(payload.flow())?;
     // SAFETY: as above.
     let flow = unsafe { FlowRef::new(record, payload.number(), payload.direction()) };
     // SAFETY: the record is valid.

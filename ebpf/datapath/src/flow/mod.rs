@@ -3,11 +3,11 @@
 mod create;
 mod lookup;
 
-use core::{marker::PhantomData, ptr::NonNull};
+use core::{marker::PhantomData, mem::offset_of, ptr::NonNull, sync::atomic::Ordering};
 
 use portcullis_datapath_abi::{
     FlowKey, FlowKey6, FlowRecord,
-    flow::{Ends4, GONE, Side},
+    flow::{Ends4, GONE, PASSED, Side},
 };
 use portcullis_flow_table::{AtomicU32, Bucket};
 
@@ -99,7 +99,7 @@ impl<'a> FlowRef<'a> {
         mtu: u16;
         /// Cached MAC addresses.
         macs: [u32; 3];
-        /// Cached flags of the egress device, [`portcullis_datapath_abi::policy::XDP_TRANSMIT`].
+        /// See [`Side::link`].
         link: u8;
     }
 
@@ -231,6 +231,33 @@ impl<'a> FlowRef<'a> {
     /// Counts packets and notes the time.
     #[inline(always)]
     pub fn count(self, packets: u32, bytes: u32, now: u32) {
+        self.add(packets, bytes);
+        // SAFETY: as in the getters.
+        unsafe {
+            let record = self.record.as_ptr();
+            // Only when it changes: the line stays clean for the other CPUs otherwise.
+            if (*record).last_seen != now {
+                (*record).last_seen = now;
+            }
+        }
+    }
+
+    /// Leaves the time to the service, see [`PASSED`].
+    #[inline(always)]
+    pub(crate) fn mark(self) {
+        if self.link() & PASSED == 0 {
+            // Other CPUs may be writing the bytes beside it. The smallest atomic access has four bytes.
+            const MARK: u32 = u32::from_ne_bytes([0, 0, PASSED, 0]);
+            const { assert!(offset_of!(Side, link) == offset_of!(Side, scale) + 2) };
+            // SAFETY: as in the getters; four bytes of the side, aligned, as asserted.
+            let word = unsafe { AtomicU32::from_ptr((&raw mut (*self.side()).scale).cast()) };
+            word.fetch_or(MARK, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts packets.
+    #[inline(always)]
+    pub(crate) fn add(self, packets: u32, bytes: u32) {
         // SAFETY: as in the getters; both directions' counts are in the record.
         unsafe {
             let record = self.record.as_ptr();
@@ -238,10 +265,6 @@ impl<'a> FlowRef<'a> {
             *counted = (*counted).wrapping_add(u64::from(packets));
             let counted = (&raw mut (*record).bytes).cast::<u64>().add(self.direction as usize);
             *counted = (*counted).wrapping_add(u64::from(bytes));
-            // Only when it changes: the line stays clean for the other CPUs otherwise.
-            if (*record).last_seen != now {
-                (*record).last_seen = now;
-            }
         }
     }
 

@@ -34,9 +34,12 @@ macro_rules! direct_access {
                 if self.data + N > self.end {
                     return None;
                 }
-                let start = core::ptr::NonNull::new(self.data as *mut u8)?;
-                // SAFETY: inside the packet, by the check that the verifier repeats.
-                Some(unsafe { portcullis_datapath::Head::new(start) })
+                // SAFETY: inside the packet, by the check that the verifier repeats; packets do not lie
+                // at address 0.
+                Some(unsafe {
+                    let start = core::ptr::NonNull::new_unchecked(self.data as *mut u8);
+                    portcullis_datapath::Head::new(start)
+                })
             }
 
             #[inline(always)]
@@ -65,9 +68,12 @@ macro_rules! direct_access {
                 if self.data + N > self.end {
                     return None;
                 }
-                let start = core::ptr::NonNull::new(self.data as *mut u8)?;
-                // SAFETY: inside the packet, by the check that the verifier repeats.
-                Some(unsafe { portcullis_datapath::HeadMut::new(start) })
+                // SAFETY: inside the packet, by the check that the verifier repeats; packets do not lie
+                // at address 0.
+                Some(unsafe {
+                    let start = core::ptr::NonNull::new_unchecked(self.data as *mut u8);
+                    portcullis_datapath::HeadMut::new(start)
+                })
             }
 
             #[inline(always)]

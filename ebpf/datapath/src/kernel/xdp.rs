@@ -10,8 +10,8 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use portcullis_datapath::{
-    Arrival, Cast, Drop, Edit, Frame, FrameMut, Hook, L3, Tables, Verdict, apply, create4, create6,
-    flow4, flow6, ingress, open4, open6, rewrite, rule, telemetry,
+    Arrival, Cast, Drop, Edit, Frame, FrameMut, Hook, L3, Tables, Verdict, apply, apply_udp,
+    create4, create6, flow4, flow6, ingress, open4, open6, rewrite, rule, telemetry,
 };
 use portcullis_datapath_abi::{policy::CAPTURE, stage};
 
@@ -72,8 +72,8 @@ impl<'a> Buffer<'a> {
         if udp && old == 0 {
             return Some(());
         }
-        let new = apply(old, transport_delta);
-        self.set_u16(offset, if udp && new == 0 { 0xffff } else { new })
+        let new = if udp { apply_udp(old, transport_delta) } else { apply(old, transport_delta) };
+        self.set_u16(offset, new)
     }
 }
 

@@ -90,6 +90,43 @@ fn addresses_of_ipv6_spread_as_well() {
     }
 }
 
+/// The secret is drawn once for a table's lifetime: none may be a bad one for ports or addresses in a
+/// row, as masqueraded flows have them.
+#[test]
+fn no_secret_crowds_keys_in_a_row() {
+    let entries = 1 << 12;
+    let mut state = 1_u64;
+    let mut random = || {
+        // splitmix64 (Steele, Lea, Flood 2014).
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    };
+    // Steps of the source port (as in the packet, high byte first), and of the last octet of the
+    // destination.
+    for (ports, addresses) in [(1_u16, 0_u64), (2, 0), (256, 0), (0, 1), (1, 1)] {
+        for _ in 0..300 {
+            let seed = [random(), random()];
+            let index = Index::new(entries / 8 * 2);
+            let base = random();
+            for number in 0..entries {
+                let port = (number as u16).wrapping_mul(ports).wrapping_add(base as u16);
+                let address = u64::from(number) * addresses;
+                let words = [
+                    (base & 0xffff_ffff) | u64::from((address as u32).swap_bytes()) << 32,
+                    u64::from(port.to_be()) | 0x35 << 16 | 17 << 32,
+                ];
+                if ports != 0 && number >= 65_536 / u32::from(ports) {
+                    break;
+                }
+                let result = insert(&index, hash16(seed, words), number | IN_USE);
+                assert_eq!(result, Ok(()), "{seed:x?}, {ports}, {addresses}, {number}");
+            }
+        }
+    }
+}
+
 /// A lookup takes one cache line as long as entries are in the first of their buckets: how many would
 /// be in it without the other is known (Poisson), and no kind of key fills buckets less evenly.
 #[test]

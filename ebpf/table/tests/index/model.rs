@@ -107,7 +107,11 @@ proptest! {
         if word < 2 {
             prop_assert_ne!(hash16(seed, [a, b]), hash16(seed, [c, d]));
         }
+        // Factors are made odd, and one of 0 counts for nothing.
+        let (bit, a) = (bit.max(1), a | 1);
         prop_assert_ne!(hash16(seed, [a, b]), hash16([seed[0] ^ 1 << bit, seed[1]], [a, b]));
+        let ends = b & 0xff_ffff_fffe | 1;
+        prop_assert_ne!(hash16(seed, [a, ends]), hash16([seed[0], seed[1] ^ 1 << bit], [a, ends]));
     }
 }
 

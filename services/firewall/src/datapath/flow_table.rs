@@ -9,7 +9,7 @@ use std::{
 use aya::maps::{MapData, Queue};
 use portcullis_datapath_abi::{
     Config, FlowKey6, FlowRecord, Mapping,
-    flow::{CLEARED, EntryKind, FREE, GONE, IPV6, LIVE, MAPPING_CLOSED, NO_MAPPING, Payload, Side},
+    flow::{CLEARED, EntryKind, FREE, GONE, IPV6, LIVE, MAPPING_CLOSED, NO_MAPPING, PASSED, Payload, Side},
     map,
     nat::References,
 };
@@ -93,6 +93,32 @@ impl FlowTable {
             state: self.state(number)?.load(Ordering::Acquire),
             last_seen: last_seen.load(Ordering::Relaxed),
         })
+    }
+
+    /// Whether a packet of the flow has passed the entry since this was asked last; the entry reads no
+    /// clock, so the flow was then last seen `now`, in ticks.
+    pub fn has_passed(&self, number: u32, now: u32) -> bool {
+        let Some(record) = self.flows.pointer(number) else { return false };
+        let mut passed = 0;
+        for direction in 0..2 {
+            // SAFETY: one of two sides of a record in mapped memory; packets change this field atomically
+            // too.
+            let link = unsafe {
+                let side = (&raw mut (*record.as_ptr()).sides).cast::<Side>().add(direction);
+                AtomicU8::from_ptr(&raw mut (*side).link)
+            };
+            // Written only if it is set, so that the cache line of an idle flow stays clean.
+            if link.load(Ordering::Relaxed) & PASSED != 0 {
+                passed |= link.fetch_and(!PASSED, Ordering::AcqRel) & PASSED;
+            }
+        }
+        if passed == 0 {
+            return false;
+        }
+        // SAFETY: a field of the record.
+        let last_seen = unsafe { AtomicU32::from_ptr(&raw mut (*record.as_ptr()).last_seen) };
+        last_seen.store(now, Ordering::Relaxed);
+        true
     }
 
     /// A copy of a record, as its packets are changing it; `None` beyond the end.

@@ -92,7 +92,7 @@ const SCENES: &[(Scene, &[Comparison])] = &[
     (
         Scene {
             name: "TCP in GRO runs of 16",
-            modes: &[Mode::Xdp, Mode::Masquerade, Mode::Flowtable, Mode::Plain],
+            modes: &[Mode::Xdp, Mode::Masquerade, Mode::Flowtable, Mode::Plain, Mode::Redirect],
             uplink: Uplink::Offload,
             downlink: Downlink::Wire,
             traffic: Traffic::Runs(64),
@@ -104,6 +104,7 @@ const SCENES: &[(Scene, &[Comparison])] = &[
             (Mode::Xdp, Mode::Masquerade, Some(1.8)),
             (Mode::Xdp, Mode::Flowtable, None),
             (Mode::Xdp, Mode::Plain, None),
+            (Mode::Xdp, Mode::Redirect, None),
         ],
     ),
     (
@@ -134,17 +135,22 @@ const SCENES: &[(Scene, &[Comparison])] = &[
     ),
 ];
 
+/// Not among the scenes: real connections, and what goes on meanwhile.
+const PUMP: &str = "TCP between real stacks, a mebibyte";
+const RELOADS: &str = "packets lost in reloads of 10,000 rules";
+
 /// The flows of a large site.
 const MANY: u32 = 1 << 20;
 
 /// Memory for them at most, in MiB.
 const MEMORY: f64 = 256.0;
 
-/// Measures CPU time.
-pub fn measure() -> Result<Report> {
+/// Measures CPU time. `only`: of the scenes whose name contains this.
+pub fn measure(only: Option<&str>) -> Result<Report> {
+    let wanted = |name: &str| only.is_none_or(|only| name.contains(only));
     let meter = Meter::new()?;
     let mut rows = Vec::new();
-    for (scene, comparisons) in SCENES {
+    for (scene, comparisons) in SCENES.iter().filter(|(scene, _)| wanted(scene.name)) {
         let Outcome { costs, missing, memory } = scene.measure(meter)?;
         compare(scene.name, "ns", &costs, &missing, comparisons, &mut rows)?;
         if let (Traffic::Established(MANY), Some(bytes)) = (scene.traffic, memory) {
@@ -157,12 +163,15 @@ pub fn measure() -> Result<Report> {
             ));
         }
     }
-    let costs = pump::measure(&[Mode::Tcx, Mode::Masquerade, Mode::Plain], meter)?;
-    let comparisons = [(Mode::Tcx, Mode::Masquerade, None), (Mode::Tcx, Mode::Plain, Some(1.0))];
-    compare("TCP between real stacks, a mebibyte", "us", &costs, &[], &comparisons, &mut rows)?;
-    for mode in [Mode::Xdp, Mode::Tcx] {
+    if wanted(PUMP) {
+        let costs = pump::measure(&[Mode::Tcx, Mode::Masquerade, Mode::Plain], meter)?;
+        let comparisons =
+            [(Mode::Tcx, Mode::Masquerade, None), (Mode::Tcx, Mode::Plain, Some(1.0))];
+        compare(PUMP, "us", &costs, &[], &comparisons, &mut rows)?;
+    }
+    for mode in [Mode::Xdp, Mode::Tcx].into_iter().filter(|_| wanted(RELOADS)) {
         let outcome = reload::measure(mode)?;
-        let name = format!("{}: packets lost in reloads of 10,000 rules", mode.short());
+        let name = format!("{}: {RELOADS}", mode.short());
         rows.push(Row {
             peer_name: format!("{} packets, {} reloads", outcome.sent, outcome.reloads),
             ..Row::at_most(&name, "", outcome.lost as f64, 0.0)
