@@ -180,7 +180,8 @@ const fn between(number: u32, first: u32, last: u32) -> bool {
 #[inline(always)]
 pub fn track_established(segment: &Segment, sides: (SideRef<'_>, SideRef<'_>)) -> bool {
     let (sender, receiver) = sides;
-    if sender.seen() & receiver.seen() & ACK == 0 {
+    // The receiver may have said nothing but its SYN: it need not acknowledge each segment.
+    if sender.seen() & ACK == 0 || !receiver.answered() {
         return false;
     }
     // I.

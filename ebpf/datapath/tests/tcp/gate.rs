@@ -4,7 +4,7 @@ use std::{cell::UnsafeCell, ptr::NonNull};
 
 use portcullis_datapath::{
     simulation::Bytes,
-    tcp::{Judgement, Segment, SideRef, track},
+    tcp::{Judgement, Segment, SideRef, track, track_established},
 };
 use portcullis_datapath_abi::flow::{NO_SCALE, Side};
 
@@ -61,6 +61,11 @@ impl Gate {
         Self(Box::new([side(), side()]))
     }
 
+    /// Somewhere in the life of a connection.
+    pub fn at([one, other]: [Side; 2]) -> Self {
+        Self(Box::new([UnsafeCell::new(one), UnsafeCell::new(other)]))
+    }
+
     pub fn sides(&self) -> [Side; 2] {
         // SAFETY: no reference into the cells exists.
         unsafe { [*self.0[0].get(), *self.0[1].get()] }
@@ -68,10 +73,19 @@ impl Gate {
 
     pub fn judge_frame(&self, direction: usize, frame: &Bytes, length: u32) -> Judgement {
         let segment = Segment::read(frame, AT as usize, length).expect("whole header");
+        track(frame, AT, &segment, self.tracked(direction), direction == 0)
+    }
+
+    /// What the entry says of a plain segment.
+    pub fn passes_entry(&self, direction: usize, sent: &Sent) -> bool {
+        let segment = Segment::read(&frame(sent, &[]), AT as usize, sent.length);
+        track_established(&segment.expect("whole header"), self.tracked(direction))
+    }
+
+    fn tracked(&self, direction: usize) -> (SideRef<'_>, SideRef<'_>) {
         let side = |index: usize| NonNull::new(self.0[index].get()).expect("not null");
         // SAFETY: both live in the box, and are only touched through such pointers.
-        let sides = unsafe { (SideRef::new(side(direction)), SideRef::new(side(1 - direction))) };
-        track(frame, AT, &segment, sides, direction == 0)
+        unsafe { (SideRef::new(side(direction)), SideRef::new(side(1 - direction))) }
     }
 
     pub fn judge(&self, direction: usize, sent: &Sent) -> Judgement {

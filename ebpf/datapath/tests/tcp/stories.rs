@@ -315,6 +315,53 @@ proptest! {
         }
     }
 
+    /// What passes the entry is in the window, and noted the same way; what does not is unchanged, and
+    /// once both sides have answered, it is not in the window.
+    #[test]
+    fn the_entry_judges_plain_segments_as_the_whole_tracking_does(
+        numbers: [u32; 2], direction in 0..2_usize,
+        ends in prop::array::uniform2(0..3000_u32),
+        limits in prop::array::uniform2(-2000..200_000_i32),
+        windows: [u16; 2], scales in prop::array::uniform2(0..15_u8),
+        seen in prop::array::uniform2(prop::sample::select(
+            vec![0, flow::SYN, flow::SYN | 16, flow::SYN | flow::ACK, flow::SYN | flow::ACK | 16,
+                 flow::SYN | flow::ACK | flow::FIN],
+        )),
+        sequence in prop_oneof![-3000..3000_i32, -200_000..200_000_i32, any::<i32>()],
+        acknowledgment in prop_oneof![-3000..3000_i32, -200_000..200_000_i32, any::<i32>()],
+        window: u16, length in prop_oneof![Just(0_u32), 0..1500_u32, 0..65_000_u32],
+    ) {
+        let side = |index: usize| flow::Side {
+            end: numbers[index].wrapping_add(ends[index]),
+            max_end: numbers[index].wrapping_add_signed(limits[index]),
+            window: windows[index],
+            scale: scales[index],
+            seen: seen[index],
+            ..flow::Side::default()
+        };
+        let rest = [side(0), side(1)];
+        let sent = Sent {
+            flags: ACK,
+            sequence: numbers[direction].wrapping_add_signed(sequence),
+            acknowledgment: numbers[1 - direction].wrapping_add_signed(acknowledgment),
+            window,
+            length,
+            scale: None,
+        };
+        let (entry, whole) = (Gate::at(rest), Gate::at(rest));
+        let passes = entry.passes_entry(direction, &sent);
+        let judgement = whole.judge(direction, &sent);
+        if passes {
+            prop_assert_eq!(judgement, InWindow);
+            prop_assert_eq!(entry.sides(), whole.sides());
+        } else {
+            prop_assert_eq!(entry.sides(), rest);
+            let established = seen[direction] & flow::ACK != 0
+                && seen[1 - direction] & (flow::ACK | 16) != 0;
+            prop_assert!(!established || judgement == OutOfWindow);
+        }
+    }
+
     /// Nobody but the initiator can start anything with a SYN on an established connection.
     #[test]
     fn a_syn_changes_nothing_of_an_established_connection(

@@ -9,7 +9,10 @@ use std::{
 use aya::maps::{MapData, Queue};
 use portcullis_datapath_abi::{
     Config, FlowKey6, FlowRecord, Mapping,
-    flow::{CLEARED, EntryKind, FREE, GONE, IPV6, LIVE, MAPPING_CLOSED, NO_MAPPING, PASSED, Payload, Side},
+    flow::{
+        CLEARED, EntryKind, FREE, GONE, IPV6, LIVE, MAPPING_CLOSED, NO_MAPPING, PASSED, Payload,
+        Side,
+    },
     map,
     nat::References,
 };
