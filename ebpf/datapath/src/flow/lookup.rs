@@ -80,7 +80,12 @@ pub(crate) fn find6_words<'a, T: FlowTables>(
     const PEER_ZONE: u32 = 48;
     let index = Index { tables, buckets: config.buckets };
     let payload = Payload(find(&index, hash40(config.seed, words))?);
-    let record = tables.record(payload.flow())?;
+    // A question of its own, unlike above: without it the compiler puts undefined values by, which the
+    // verifier refuses.
+    if payload.kind() != EntryKind::Flow as u32 {
+        return None;
+    }
+    let record = tables.record(payload.number())?;
     // SAFETY: as above.
     let flow = unsafe { FlowRef::new(record, payload.number(), payload.direction()) };
     // SAFETY: the record is valid.
