@@ -93,7 +93,7 @@ fn origin_component(origin: &Origin) -> Value {
     })
 }
 
-/// Reads what Buildroot's `show-info` says: all packages but those of `shipped` and virtual ones.
+/// Reads what Buildroot's `show-info` says: all packages but those of `shipped`, our own and virtual ones.
 ///
 /// # Errors
 /// When it is not such a report.
@@ -116,6 +116,7 @@ pub fn build_tools(show_info: &[u8], shipped: &[Origin]) -> Result<Vec<BuildTool
         .filter(|(name, package)| {
             matches!(package.kind.as_str(), "host" | "target")
                 && !package.is_virtual
+                && name != "portcullis"
                 && !shipped.iter().any(|origin| origin.name == *name)
         })
         .map(|(name, Package { version, licenses, .. })| BuildTool {
@@ -219,6 +220,7 @@ mod tests {
             "host-gcc-final": { "type": "host", "name": "gcc-final", "virtual": false, "version": "14.4.0",
                                 "licenses": "GPL-2.0, GPL-3.0", "dependencies": [] },
             "linux": { "type": "target", "virtual": false, "version": "6.12.107", "licenses": "GPL-2.0" },
+            "portcullis": { "type": "target", "virtual": false, "licenses": "see sbom.json" },
             "skeleton": { "type": "target", "virtual": true },
             "rootfs-tar": { "type": "rootfs" },
             "host-fakedate": { "type": "host", "virtual": false, "version": "", "licenses": "" } }"#;
