@@ -1,4 +1,4 @@
-//! The licences of an image as a folder: [`licenses`](crate::licenses) of crates and Debian's packages, and what
+//! The licences of an image as a folder: [`licenses`] of crates and Debian's packages, and what
 //! Buildroot collects of its own (`make legal-info`).
 
 use crate::architecture::Architecture;

@@ -5,7 +5,7 @@
 
 pub mod checksums;
 pub mod conditions;
-mod files;
+pub mod files;
 
 use crate::architecture::{Architecture, X86_64};
 use crate::buildroot::{Buildroot, make::Make};
