@@ -101,7 +101,7 @@ pub struct Base {
     #[arg(long, value_name = "FOLDER", env = "BUILDROOT_OUTPUT")]
     pub buildroot_output: Option<PathBuf>,
     /// Take what Buildroot has handed over in this folder (images/portcullis-base) instead of running it
-    #[arg(long, value_name = "FOLDER", conflicts_with = "buildroot_output")]
+    #[arg(long, value_name = "FOLDER")]
     pub base_folder: Option<PathBuf>,
 }
 
