@@ -1,12 +1,13 @@
-//! Boot by phase, time until a LAN client has a lease, memory in use when idle.
+//! Boot by phase; time until a LAN client has a lease, until it reaches the internet, until the machine
+//! is whole; memory in use when idle.
 
 use std::{
     path::Path,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
-use portcullis_qemu::{Accelerator, Disk, Lab};
+use anyhow::{Context, Result, ensure};
+use portcullis_qemu::{Accelerator, Disk, Lab, addresses};
 use serde_json::Value;
 
 use crate::report::{Report, Row};
@@ -16,6 +17,9 @@ const BOOTS: usize = 3;
 
 /// How long the appliance is left alone before its memory is read.
 const IDLE: Duration = Duration::from_secs(20);
+
+/// How long a client may wait for a page, from power-on.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Most seconds for the services, from the start of the first until all are ready.
 const SERVICES_BOUND_S: f64 = 1.5;
@@ -37,7 +41,8 @@ pub fn measure(image: &Path) -> Result<Report> {
     lab.pctl("shutdown").ok();
     lab.vm()?.wait_for_end(Duration::from_secs(30))?;
 
-    let mut lease_seconds = Vec::new();
+    let (mut lease_seconds, mut page_seconds, mut whole_seconds) =
+        (Vec::new(), Vec::new(), Vec::new());
     let mut phases: Vec<(String, Vec<f64>)> = Vec::new();
     let mut memory_mib = Vec::new();
     for _ in 0..BOOTS {
@@ -48,9 +53,16 @@ pub fn measure(image: &Path) -> Result<Report> {
         let [host, _] = &lab.hosts;
         host.lease_by_udhcpc("pc", Duration::from_secs(120))?;
         lease_seconds.push(start.elapsed().as_secs_f64());
+        // Services are ready before all of the firewall's programs are loaded: what that means for a
+        // client is when a page comes through.
+        while let Err(error) = host.get(&format!("http://{}/", addresses::SITE)) {
+            ensure!(start.elapsed() < PATIENCE, "no page of the internet: {error:#}");
+        }
+        page_seconds.push(start.elapsed().as_secs_f64());
         host.wait_for_status("healthy", Duration::from_secs(60), |status| {
             status.pointer("/system/healthy").and_then(Value::as_bool) == Some(true)
         })?;
+        whole_seconds.push(start.elapsed().as_secs_f64());
         std::thread::sleep(IDLE);
         let status = host.status()?;
         for phase in status.pointer("/boot").and_then(Value::as_array).into_iter().flatten() {
@@ -73,6 +85,10 @@ pub fn measure(image: &Path) -> Result<Report> {
         peer_name: how,
         ..Row::figure("power-on to first lease of a LAN client", "s", median(&mut lease_seconds))
     }];
+    rows.extend([
+        Row::figure("power-on to its first page of the internet", "s", median(&mut page_seconds)),
+        Row::figure("power-on to healthy: all programs loaded", "s", median(&mut whole_seconds)),
+    ]);
     for (name, mut seconds) in phases {
         let label = format!("boot: {name}");
         let median = median(&mut seconds);
