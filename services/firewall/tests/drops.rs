@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use anyhow::{Result, ensure};
 use portcullis_datapath_abi::Counter;
 
-use lab::Lab;
+use lab::{HOST, Lab, OUTSIDE, WAN};
 use table::{LINES, Line};
 
 fn is_drop(counter: &Counter) -> bool {
@@ -48,6 +48,46 @@ fn every_reason_is_counted_between_its_zones() -> Result<()> {
     }
     ensure!(failures.is_empty(), "\n{}", failures.join("\n"));
     Ok(())
+}
+
+/// RFC 5508 REQ-3, with the sum that the kernel makes: of messages that end at any byte, and that it sums
+/// up in one piece and in several.
+#[test]
+fn icmp_errors_pass_only_with_the_right_checksum() -> Result<()> {
+    let mut lab = Lab::new()?;
+    lab.send("lan", &lab.link("lan").udp(HOST, 5000, OUTSIDE, 53))?;
+    let line = Line { reason: Counter::DropIcmp, from: "wan", to: "", provoke: |_| Ok(()) };
+    let quoted = lab.link("wan").udp_of(WAN, 5000, OUTSIDE, 53, 60, 1400);
+    for length in [28, 29, 30, 31, 32, 504, 505, 1016, 1017, 1400] {
+        let good = lab.link("wan").icmp_error(OUTSIDE, WAN, &quoted[14..14 + length]);
+        ensure!(fate(&mut lab, &line, &good)? == (1, 0), "{length}");
+        // One bit of the message's last byte, and one of its checksum.
+        for at in [good.len() - 1, 14 + 20 + 3] {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            ensure!(fate(&mut lab, &line, &bad)? == (0, 1), "{length}, byte {at}");
+        }
+    }
+    Ok(())
+}
+
+/// How many errors passed, and how many were dropped, when this one came from outside.
+fn fate(lab: &mut Lab, line: &Line, frame: &[u8]) -> Result<(u64, u64)> {
+    let counts = |lab: &mut Lab| -> Result<(u64, u64)> {
+        let counters = lab.firewall.counters()?;
+        let passed = counters.iter().find(|one| one.name == Counter::ForwardedIcmpError.name());
+        Ok((passed.map_or(0, |one| one.packets), lab.dropped(line)?))
+    };
+    let before = counts(lab)?;
+    lab.send("wan", frame)?;
+    for _ in 0..50 {
+        let after = counts(lab)?;
+        if after != before {
+            return Ok((after.0 - before.0, after.1 - before.1));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    anyhow::bail!("not seen; what was: {}", lab.summary()?)
 }
 
 fn check(lab: &mut Lab, line: &Line) -> Result<()> {

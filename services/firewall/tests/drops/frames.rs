@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use etherparse::{
     EtherType, Ethernet2Header, IcmpEchoHeader, Icmpv4Header, Icmpv4Type, IpNumber, Ipv4Header,
-    PacketBuilder, TcpHeader, checksum::u32_16bit_word,
+    PacketBuilder, TcpHeader, checksum::u32_16bit_word, icmpv4::TimeExceededCode,
 };
 
 pub type Mac = [u8; 6];
@@ -65,6 +65,17 @@ impl Link {
             .ipv4(source.octets(), to.octets(), 64)
             .icmpv4(unknown)
             .write(&mut frame, &[0; 12])
+            .expect("in memory");
+        frame
+    }
+
+    /// Time exceeded, about a packet of which this is quoted.
+    pub fn icmp_error(self, source: Ipv4Addr, to: Ipv4Addr, quoted: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2(self.from, self.to)
+            .ipv4(source.octets(), to.octets(), 64)
+            .icmpv4(Icmpv4Type::TimeExceeded(TimeExceededCode::TtlExceededInTransit))
+            .write(&mut frame, quoted)
             .expect("in memory");
         frame
     }

@@ -7,7 +7,13 @@
 //!  in no zone          └ stray ── stray      not the firewall's
 //! ```
 
-use std::{collections::BTreeMap, net::Ipv4Addr, os::fd::AsRawFd, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::Ipv4Addr,
+    os::fd::AsRawFd,
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use anyhow::{Context, Result};
 use portcullis_bus::{firewall::DropCount, network::InterfaceStatus};
@@ -133,7 +139,10 @@ impl Lab {
             let mut mount = std::process::Command::new("mount");
             execute(mount.args(["-t", "bpf", "bpf", "/sys/fs/bpf"]))?;
         }
-        let pins = Pins(PathBuf::from(format!("/sys/fs/bpf/pc-drops-{}", std::process::id())));
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder = format!("/sys/fs/bpf/pc-drops-{}-{number}", std::process::id());
+        let pins = Pins(PathBuf::from(folder));
         let router = Namespace::new("drtr")?;
         let mut stations = BTreeMap::new();
         for (device, own, other) in NETWORKS {
