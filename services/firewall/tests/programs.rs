@@ -48,8 +48,8 @@ fn xdp_carries_established_flows_and_leaves_the_rest_to_tcx() -> Result<()> {
     // The neighbours are known then.
     site.host.run(&format!("ping -c 2 -i 0.2 -W 2 {SERVER}"))?;
 
-    let Site { datapath, router, part, .. } = &mut site;
-    router.enter(|| {
+    let Site { topology, datapath, part, .. } = &mut site;
+    topology.router.enter(|| {
         let zones = datapath.maps().zones()?;
         let desired =
             compile(part, &interfaces, &Standing { zones: &zones, ..Standing::default() });

@@ -1,6 +1,6 @@
 //! Who has which address.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// A host inside.
 pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 100);
@@ -41,3 +41,8 @@ pub const SERVER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x10);
 /// The host and the server, in both families.
 pub const PAIRS: [(IpAddr, IpAddr); 2] =
     [(IpAddr::V4(HOST), IpAddr::V4(SERVER)), (IpAddr::V6(HOST6), IpAddr::V6(SERVER6))];
+
+/// A port of [`SERVER`].
+pub fn at_server(port: u16) -> SocketAddr {
+    (SERVER, port).into()
+}

@@ -8,16 +8,24 @@
 //!           2001:db8:77::/64
 //! ```
 //!
-//! The firewall service is not in it, but what it does with a configuration is: [`Site::reconcile`].
+//! [`Topology`] is that alone; [`Site`] has our programs on the router. The firewall service is not in
+//! it, but what it does with a configuration is: [`Site::reconcile`].
 
 pub mod addresses;
 mod pins;
 pub mod sockets;
+mod topology;
 
-use std::{net::Ipv4Addr, path::Path, time::Duration};
+use std::{
+    ops::{Deref, DerefMut},
+    path::Path,
+    time::Duration,
+};
 
-use anyhow::{Context, Result, ensure};
-use portcullis_bus::{firewall::FlowRecord, network::InterfaceStatus};
+pub use addresses::*;
+use anyhow::{Result, ensure};
+pub use pins::Pins;
+use portcullis_bus::firewall::FlowRecord;
 use portcullis_datapath_abi::Counter;
 use portcullis_firewall::{
     ageing::Pressure,
@@ -28,10 +36,7 @@ use portcullis_firewall::{
     sweep::{Sweeper, Swept, Terms, now_ticks},
 };
 use portcullis_model::{Document, Timeouts, firewall::Hook, part::FirewallPart};
-use portcullis_netns::Namespace;
-
-pub use addresses::*;
-use pins::Pins;
+pub use topology::{Topology, wait_listening};
 
 /// For what must come, on a machine that may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(3);
@@ -58,28 +63,32 @@ impl Default for Plan<'_> {
     }
 }
 
-/// The namespaces, and the datapath on the router.
+/// A topology with the datapath on its router.
 pub struct Site {
-    /// [`HOST`].
-    pub host: Namespace,
-    /// [`OTHER`].
-    pub other: Namespace,
-    /// [`ROUTER`] and [`WAN`].
-    pub router: Namespace,
-    /// [`PROVIDER`].
-    pub provider: Namespace,
-    /// [`SERVER`].
-    pub server: Namespace,
+    /// Who is there; what it has is also the site's.
+    pub topology: Topology,
     /// What is loaded.
     pub datapath: Datapath,
     /// What is configured.
     pub part: FirewallPart,
-    /// Addresses of the WAN interface, as the network service would report them.
-    pub wan: Vec<Ipv4Addr>,
     sweeper: Sweeper,
     desired: Desired,
     in_force: InForce,
     pins: Pins,
+}
+
+impl Deref for Site {
+    type Target = Topology;
+
+    fn deref(&self) -> &Topology {
+        &self.topology
+    }
+}
+
+impl DerefMut for Site {
+    fn deref_mut(&mut self) -> &mut Topology {
+        &mut self.topology
+    }
 }
 
 impl Site {
@@ -96,27 +105,12 @@ impl Site {
     /// # Errors
     /// Not root, a program is missing, or a wrong document.
     pub fn build(plan: &Plan<'_>) -> Result<Self> {
-        let [host, other, router, provider, server] =
-            ["host", "othr", "rtr", "isp", "srv"].map(Namespace::new);
-        let (host, other, router, provider, server) = (host?, other?, router?, provider?, server?);
-        if plan.bridge {
-            router.run("ip link add lan type bridge")?;
-            for (port, namespace) in [("eth1", &host), ("eth2", &other)] {
-                router.join(port, namespace, "eth0")?;
-                router.run(&format!("ip link set {port} master lan"))?;
-            }
-            router.run("ip link set lan up")?;
-        } else {
-            router.join("lan", &host, "eth0")?;
-            other.run("ip link add eth0 type veth peer name unplugged")?;
-        }
-        router.join("eth0", &provider, "access")?;
-        provider.join("core", &server, "eth0")?;
+        let topology = Topology::new(plan.bridge)?;
         if !plan.hooks.is_empty() {
             // veth hands frames between two stacks of one machine as they are: assembled, and with
             // checksums that nobody made, which XDP cannot translate. A network card does not. And
             // it takes frames from XDP only if its peer polls for them, which with GRO it does.
-            for (namespace, device) in [(&host, "eth0"), (&provider, "access")] {
+            for (namespace, device) in [(&topology.host, "eth0"), (&topology.provider, "access")] {
                 namespace.run(&format!("ethtool -K {device} tx off gro on"))?;
             }
         }
@@ -125,92 +119,19 @@ impl Site {
             part.firewall.hooks.insert((*name).to_owned().try_into()?, *hook);
         }
         let pins = Pins::new()?;
-        let datapath = router.enter(|| Ok(Datapath::open(&pins.0, plan.max_flows)?))?;
+        let datapath =
+            topology.router.enter(|| Ok(Datapath::open(pins.path(), plan.max_flows)?))?;
         let mut site = Self {
-            host,
-            other,
-            router,
-            provider,
-            server,
+            topology,
             datapath,
             part,
-            wan: vec![WAN, SECOND],
             sweeper: Sweeper::default(),
             desired: Desired::default(),
             in_force: InForce::default(),
             pins,
         };
-        site.number()?;
         site.reconcile()?;
         Ok(site)
-    }
-
-    /// Addresses and routes.
-    fn number(&self) -> Result<()> {
-        for (namespace, device, v4, v6) in [
-            (&self.host, "eth0", &[HOST][..], HOST6),
-            (&self.other, "eth0", &[OTHER], OTHER6),
-            (&self.router, "lan", &[ROUTER], ROUTER6),
-            (&self.router, "eth0", &[WAN, SECOND], WAN6),
-            (&self.provider, "access", &[PROVIDER], PROVIDER6),
-            (&self.provider, "core", &[CORE], CORE6),
-            (&self.server, "eth0", &[SERVER, SERVER_TOO], SERVER6),
-        ] {
-            namespace.run(&format!("ip link set {device} up"))?;
-            for address in v4 {
-                namespace.address(device, &format!("{address}/24"))?;
-            }
-            namespace.address(device, &format!("{v6}/64"))?;
-        }
-        for (namespace, v4, v6) in [
-            (&self.host, ROUTER, ROUTER6),
-            (&self.other, ROUTER, ROUTER6),
-            (&self.router, PROVIDER, PROVIDER6),
-            (&self.server, CORE, CORE6),
-        ] {
-            namespace.run(&format!("ip route add default via {v4}"))?;
-            namespace.run(&format!("ip -6 route add default via {v6}"))?;
-        }
-        self.provider.run(&format!("ip route add {POOL}/30 via {WAN}"))?;
-        self.provider.run(&format!("ip -6 route add 2001:db8:77::/64 via {WAN6}"))?;
-        for namespace in [&self.router, &self.provider] {
-            namespace.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")?;
-        }
-        // The kernels around ours would tell one sender about one packet a second.
-        for namespace in [&self.provider, &self.server] {
-            namespace.run("sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0")?;
-        }
-        Ok(())
-    }
-
-    /// What the network service would report.
-    ///
-    /// # Errors
-    /// If a device is gone.
-    pub fn interfaces(&self) -> Result<Vec<InterfaceStatus>> {
-        let mut all = Vec::new();
-        for (name, device, v4, v6) in
-            [("lan", "lan", &[ROUTER][..], ROUTER6), ("wan", "eth0", &self.wan, WAN6)]
-        {
-            let read = |file: &str| {
-                self.router
-                    .run(&format!("cat /sys/class/net/{device}/{file}"))
-                    .map(|text| text.trim().to_owned())
-            };
-            let mut addresses: Vec<_> = v4.iter().map(|address| format!("{address}/24")).collect();
-            addresses.push(format!("{v6}/64"));
-            all.push(InterfaceStatus {
-                name: name.to_owned(),
-                device: device.to_owned(),
-                index: read("ifindex")?.parse()?,
-                zone: name.to_owned(),
-                mac: read("address")?,
-                mtu: read("mtu")?.parse()?,
-                addresses,
-                ..InterfaceStatus::default()
-            });
-        }
-        Ok(all)
     }
 
     /// Puts another configuration in force.
@@ -228,8 +149,8 @@ impl Site {
     /// Problems of the configuration, maps that cannot be written, programs that are not attached.
     pub fn reconcile(&mut self) -> Result<u64> {
         let interfaces = self.interfaces()?;
-        let Self { datapath, part, router, desired, in_force, sweeper, .. } = self;
-        router.enter(|| {
+        let Self { topology, datapath, part, desired, in_force, sweeper, .. } = self;
+        topology.router.enter(|| {
             let zones = datapath.maps().zones()?;
             let standing = Standing { zones: &zones, before: Some(desired), unix_s: 0 };
             let wanted = compile(part, &interfaces, &standing);
@@ -250,8 +171,8 @@ impl Site {
     /// # Errors
     /// If it does not load.
     pub fn reopen(&mut self, max_flows: u32) -> Result<()> {
-        let Self { router, pins, .. } = self;
-        self.datapath = router.enter(|| Ok(Datapath::open(&pins.0, max_flows)?))?;
+        let Self { topology, pins, .. } = self;
+        self.datapath = topology.router.enter(|| Ok(Datapath::open(pins.path(), max_flows)?))?;
         self.in_force = InForce::default();
         self.sweeper = Sweeper::default();
         Ok(())
@@ -337,24 +258,6 @@ impl Site {
 
     /// Where the datapath's maps and links are pinned.
     pub fn pins(&self) -> &Path {
-        &self.pins.0
+        self.pins.path()
     }
-}
-
-/// Waits until something listens on a TCP or UDP port in a namespace.
-///
-/// # Errors
-/// If nothing does for ten seconds.
-pub fn wait_listening(namespace: &Namespace, port: u16) -> Result<()> {
-    let hexadecimal = format!(":{port:04X} ");
-    for _ in 0..200 {
-        let sockets =
-            namespace.run("cat /proc/net/tcp /proc/net/tcp6 /proc/net/udp /proc/net/udp6")?;
-        let local = sockets.lines().filter_map(|line| line.split_whitespace().nth(1));
-        if local.into_iter().any(|address| format!("{address} ").ends_with(&hexadecimal)) {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    None.with_context(|| format!("nothing listens on port {port}"))
 }

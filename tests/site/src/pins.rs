@@ -1,7 +1,7 @@
 //! A place for pinned maps and programs.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -10,10 +10,14 @@ use anyhow::Result;
 
 /// A folder in the BPF file system that goes away with this value.
 #[derive(Debug)]
-pub(crate) struct Pins(pub(crate) PathBuf);
+pub struct Pins(PathBuf);
 
 impl Pins {
-    pub(crate) fn new() -> Result<Self> {
+    /// A path of its own; the file system is mounted if it is not.
+    ///
+    /// # Errors
+    /// Not root.
+    pub fn new() -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let mounts = std::fs::read_to_string("/proc/mounts")?;
         if !mounts.lines().any(|line| line.split(' ').nth(1) == Some("/sys/fs/bpf")) {
@@ -22,6 +26,11 @@ impl Pins {
         }
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         Ok(Self(PathBuf::from(format!("/sys/fs/bpf/pc-site-{}-{number}", std::process::id()))))
+    }
+
+    /// The folder; the datapath makes it.
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 }
 
