@@ -59,10 +59,10 @@ test-e2e: image
 	@scripts/need-root "make test"
 	$(CARGO) run --quiet --locked --package portcullis-e2e -- --base $(BASE) --image $(IMAGES)/portcullis.raw
 
-test-long: image ## What takes too long for every change: full rebuild compared, every size of ping, fuzzing (root)
+test-long: image ## What takes too long for every change: full rebuild compared, every size of ping, floods at full speed, fuzzing (root)
 	@scripts/need-root "make test-long"
 	$(CARGO) run --quiet --locked --package portcullis-e2e -- --long --base $(BASE) --image $(IMAGES)/portcullis.raw
-	$(CARGO) test --locked --package portcullis-firewall --test path -- --ignored
+	$(CARGO) test --locked --package portcullis-firewall --test path --test crowd -- --ignored
 	scripts/fuzz 120
 
 fuzz: setup ## Fuzz every parser of outside data, SECONDS_EACH=60
