@@ -1,8 +1,13 @@
 //! Layer-3 interfaces and the ports under them.
 
-use std::{collections::BTreeMap, fmt, net::Ipv4Addr, str::FromStr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::{MacAddress, Name};
@@ -24,6 +29,9 @@ pub struct Interface {
     /// IPv4 addressing.
     #[serde(default)]
     pub ipv4: Ipv4,
+    /// IPv6 addressing.
+    #[serde(default)]
+    pub ipv6: Ipv6,
 }
 
 /// What carries an interface.
@@ -61,6 +69,37 @@ pub enum Ipv4 {
         #[serde(default = "default_metric")]
         metric: u32,
     },
+}
+
+/// IPv6 addressing of an interface. Prefixes are not announced to hosts, nor learned: router
+/// advertisements are neither sent nor accepted.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Ipv6 {
+    /// Link-local addresses only, which the kernel makes.
+    #[default]
+    None,
+    /// Fixed addresses.
+    Static {
+        /// Addresses with prefix length: `["2001:db8:77::1/64"]`.
+        addresses: Vec<Ipv6Net>,
+        /// Default gateway, inside one of the prefixes or link-local.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        gateway: Option<Ipv6Addr>,
+        /// Metric of the default route, 1 to 4294967295. Default 100.
+        #[serde(default = "default_metric")]
+        metric: u32,
+    },
+}
+
+impl Ipv6 {
+    /// The fixed addresses; none for the other method.
+    pub fn fixed_addresses(&self) -> &[Ipv6Net] {
+        match self {
+            Self::Static { addresses, .. } => addresses,
+            Self::None => &[],
+        }
+    }
 }
 
 fn default_metric() -> u32 {
@@ -154,6 +193,7 @@ impl Interface {
             ports: vec![PortSelector::First],
             mtu: None,
             ipv4: Ipv4::Dhcp { metric: default_metric() },
+            ipv6: Ipv6::None,
         };
         let lan = Self {
             kind: InterfaceKind::Bridge,
@@ -165,6 +205,7 @@ impl Interface {
                 gateway: None,
                 metric: default_metric(),
             },
+            ipv6: Ipv6::None,
         };
         BTreeMap::from([(Name::from_static("wan"), wan), (Name::from_static("lan"), lan)])
     }

@@ -22,7 +22,7 @@ pub use dhcp::{DhcpServer, Pool, Reservation};
 pub use dns::{Dns, UpstreamAddress};
 pub use document::{Document, ParseError, VERSION};
 pub use firewall::{Action, Firewall, Policy, RouterService, Timeouts, Zone};
-pub use interface::{Interface, InterfaceKind, Ipv4, PortSelector};
+pub use interface::{Interface, InterfaceKind, Ipv4, Ipv6, PortSelector};
 pub use mac::MacAddress;
 pub use name::{HostName, Label, Name, NameError};
 pub use system::System;

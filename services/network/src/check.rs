@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use portcullis_model::{Interface, InterfaceKind, Ipv4, PortSelector, part::NetworkPart};
+use portcullis_model::{Interface, InterfaceKind, Ipv4, Ipv6, PortSelector, part::NetworkPart};
 
 /// The first thing that is wrong with `part`, with the path of the field.
 ///
@@ -36,6 +36,7 @@ fn fields(path: &str, interface: &Interface) -> Result<(), String> {
     {
         return Err(format!("{path}.mtu: {mtu} is not allowed; 576 to 9216 are"));
     }
+    fields6(path, &interface.ipv6)?;
     match &interface.ipv4 {
         Ipv4::None => Ok(()),
         Ipv4::Dhcp { metric } | Ipv4::Static { metric, .. } if *metric == 0 => {
@@ -57,6 +58,26 @@ fn fields(path: &str, interface: &Interface) -> Result<(), String> {
                 None => Ok(()),
             }
         }
+    }
+}
+
+fn fields6(path: &str, ipv6: &Ipv6) -> Result<(), String> {
+    let Ipv6::Static { addresses, metric, .. } = ipv6 else { return Ok(()) };
+    if *metric == 0 {
+        return Err(format!("{path}.ipv6.metric: 0 is not allowed; 1 to 4294967295 are"));
+    }
+    let bad = addresses.iter().find(|net| {
+        let address = net.addr();
+        address.is_unspecified() || address.is_loopback() || address.is_multicast()
+    });
+    match bad {
+        Some(address) => {
+            Err(format!("{path}.ipv6.addresses: {address} cannot be the address of a host"))
+        }
+        None if addresses.is_empty() => Err(format!(
+            "{path}.ipv6.addresses: at least one is needed, as in [\"2001:db8:77::1/64\"]"
+        )),
+        None => Ok(()),
     }
 }
 

@@ -147,6 +147,7 @@ mod tests {
             ports: ports.iter().map(|port| port.parse().unwrap()).collect(),
             mtu: None,
             ipv4: portcullis_model::Ipv4::None,
+            ipv6: portcullis_model::Ipv6::None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! What the bus tells about interfaces and leases. Pure.
 
+use ipnet::{IpNet, Ipv4Net};
 use portcullis_bus::network::{InterfaceStatus, PortStatus, WanLease};
 use portcullis_model::{Ipv4, MacAddress, Name, part::NetworkPart};
 
@@ -31,7 +32,7 @@ pub fn interfaces(part: &NetworkPart, target: &Target, actual: &Actual) -> Vec<I
             status.addresses = actual
                 .addresses
                 .iter()
-                .filter(|address| address.index == link.index)
+                .filter(|found| found.index == link.index && found.address.addr().is_ipv4())
                 .map(|address| address.address.to_string())
                 .collect();
             let addresses6 = actual.addresses6.iter().filter(|(index, _)| *index == link.index);
@@ -39,7 +40,9 @@ pub fn interfaces(part: &NetworkPart, target: &Target, actual: &Actual) -> Vec<I
             status.gateway = actual
                 .routes
                 .iter()
-                .filter(|r| r.index == link.index && r.way.destination.prefix_len() == 0)
+                .filter(|r| {
+                    r.index == link.index && r.way.destination == IpNet::V4(Ipv4Net::default())
+                })
                 .min_by_key(|route| route.way.metric)
                 .and_then(|route| route.way.gateway)
                 .map(|gateway| gateway.to_string());

@@ -2,11 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::IpAddr,
 };
 
-use ipnet::Ipv4Net;
-use portcullis_model::{Interface, InterfaceKind, Ipv4, Name, part::NetworkPart};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use portcullis_model::{Interface, InterfaceKind, Ipv4, Ipv6, Name, part::NetworkPart};
 
 use crate::{
     client::lease::Grant,
@@ -205,18 +205,39 @@ impl Target {
     }
 }
 
-fn addresses(interface: &Interface, lease: Option<&Grant>) -> Vec<Ipv4Net> {
-    match &interface.ipv4 {
-        Ipv4::None => Vec::new(),
-        Ipv4::Dhcp { .. } => lease.map(|lease| lease.address).into_iter().collect(),
-        Ipv4::Static { addresses, .. } => addresses.clone(),
-    }
+fn addresses(interface: &Interface, lease: Option<&Grant>) -> Vec<IpNet> {
+    let leased;
+    let v4: &[Ipv4Net] = match &interface.ipv4 {
+        Ipv4::None => &[],
+        Ipv4::Dhcp { .. } => {
+            leased = lease.map(|lease| lease.address);
+            leased.as_slice()
+        }
+        Ipv4::Static { addresses, .. } => addresses,
+    };
+    let v6 = interface.ipv6.fixed_addresses();
+    v4.iter().copied().map(IpNet::V4).chain(v6.iter().copied().map(IpNet::V6)).collect()
 }
 
 fn ways(interface: &Interface, lease: Option<&Grant>) -> Vec<Way> {
+    let mut all = ways4(interface, lease);
+    if let Ipv6::Static { addresses, gateway: Some(gateway), metric } = &interface.ipv6 {
+        let own: Vec<_> = addresses.iter().copied().map(IpNet::V6).collect();
+        let everywhere = IpNet::V6(Ipv6Net::default());
+        let mut way = way(everywhere, Some(IpAddr::V6(*gateway)), &own, None, *metric);
+        // Every link has link-local addresses.
+        way.onlink &= !gateway.is_unicast_link_local();
+        all.push(way);
+    }
+    all
+}
+
+fn ways4(interface: &Interface, lease: Option<&Grant>) -> Vec<Way> {
     match (&interface.ipv4, lease) {
         (Ipv4::Static { addresses, gateway: Some(gateway), metric }, _) => {
-            vec![way(Ipv4Net::default(), Some(*gateway), addresses, None, *metric)]
+            let own: Vec<_> = addresses.iter().copied().map(IpNet::V4).collect();
+            let everywhere = IpNet::V4(Ipv4Net::default());
+            vec![way(everywhere, Some(IpAddr::V4(*gateway)), &own, None, *metric)]
         }
         (Ipv4::Dhcp { metric }, Some(lease)) => {
             let own = lease.address;
@@ -226,7 +247,9 @@ fn ways(interface: &Interface, lease: Option<&Grant>) -> Vec<Way> {
                 // The kernel makes the route to the own prefix by itself.
                 .filter(|(destination, gateway)| gateway.is_some() || *destination != own.trunc())
                 .map(|(destination, gateway)| {
-                    way(*destination, *gateway, &[own], Some(own.addr()), *metric)
+                    let (own, source) = (IpNet::V4(own), Some(IpAddr::V4(own.addr())));
+                    let gateway = gateway.map(IpAddr::V4);
+                    way(IpNet::V4(*destination), gateway, &[own], source, *metric)
                 })
                 .collect()
         }
@@ -235,10 +258,10 @@ fn ways(interface: &Interface, lease: Option<&Grant>) -> Vec<Way> {
 }
 
 fn way(
-    destination: Ipv4Net,
-    gateway: Option<Ipv4Addr>,
-    own: &[Ipv4Net],
-    source: Option<Ipv4Addr>,
+    destination: IpNet,
+    gateway: Option<IpAddr>,
+    own: &[IpNet],
+    source: Option<IpAddr>,
     metric: u32,
 ) -> Way {
     // Some providers lease a /32, or have the gateway outside of the prefix.

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+use std::net::Ipv4Addr;
+
 use portcullis_model::Document;
 
 use super::*;

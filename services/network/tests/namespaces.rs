@@ -48,12 +48,12 @@ fn a_router_gets_its_lease_and_bridges_its_lan() -> Result<()> {
     Ok(())
 }
 
-/// `ip monitor` of the router's devices, addresses and routes, into a file.
-fn monitor(lab: &Lab, file: &str) -> Result<Running> {
+/// `ip monitor` of the router's devices, addresses and routes of a family, into a file.
+fn monitor(lab: &Lab, family: &str, file: &str) -> Result<Running> {
     let mut command = Command::new("sh");
     let path = lab.path(file);
     let line = format!(
-        "exec ip netns exec {} stdbuf -oL ip -4 monitor link address route > {}",
+        "exec ip netns exec {} stdbuf -oL ip {family} monitor link address route > {}",
         lab.router.name(),
         path.display()
     );
@@ -103,7 +103,7 @@ fn a_link_comes_up_when_the_firewall_is_on_it() -> Result<()> {
     lab.until("the way out", SOON, || Ok(lab.router.run("ping -c1 -W1 10.9.0.1").is_ok()))?;
 
     // While it is away its filters go on, and so do the links; over a restart of this service too.
-    let monitor = monitor(&lab, "guard")?;
+    let monitor = monitor(&lab, "-4", "guard")?;
     firewall.guard(&[])?;
     std::thread::sleep(Duration::from_millis(500));
     service.stop()?;
@@ -153,7 +153,7 @@ fn the_lease_is_renewed_and_its_options_applied() -> Result<()> {
     ensure!(lab.interface("wan")?.mtu == 1400);
     ensure!(lab.lease()?.ntp == ["10.9.0.123"]);
 
-    let monitor = monitor(&lab, "renewal")?;
+    let monitor = monitor(&lab, "-4", "renewal")?;
     let first = lab.lease()?.obtained_unix_s;
     lab.until("a renewal at T1", SOON, || Ok(lab.lease()?.obtained_unix_s >= first + 5))?;
     let messages = lab.dhcp_messages();
@@ -174,7 +174,7 @@ fn the_lease_survives_a_restart_of_the_service() -> Result<()> {
     lab.until_state("bound", SOON)?;
     let before = lab.lease()?;
     lab.until("address", SOON, || Ok(!lab.interface("wan")?.addresses.is_empty()))?;
-    let monitor = monitor(&lab, "restart")?;
+    let monitor = monitor(&lab, "-4", "restart")?;
     service.stop()?;
     let _service = lab.start()?;
     lab.until_state("bound", SOON)?;
@@ -266,7 +266,7 @@ fn what_is_as_wanted_is_not_touched_and_drift_is_mended() -> Result<()> {
     std::thread::sleep(Duration::from_millis(500));
 
     // The same again: no event.
-    let quiet = monitor(&lab, "quiet")?;
+    let quiet = monitor(&lab, "-4", "quiet")?;
     for _ in 0..3 {
         lab.apply(ROUTER)?;
     }
@@ -333,7 +333,7 @@ fn a_new_configuration_changes_only_what_differs() -> Result<()> {
     lab.clients[0].address("eth0", "192.168.77.11/24")?;
     lab.clients[0].run("ping -c1 -W2 192.168.77.1")?;
 
-    let monitor = monitor(&lab, "address")?;
+    let monitor = monitor(&lab, "-4", "address")?;
     lab.apply(&ROUTER.replace("192.168.77.1/24", "192.168.77.254/24"))?;
     ensure!(lab.interface("lan")?.addresses == ["192.168.77.254/24"]);
     lab.clients[0].run("ping -c1 -W2 192.168.77.254")?;
@@ -447,5 +447,86 @@ fn it_needs_no_more_than_its_manifest_gives() -> Result<()> {
     })?;
     ensure!(lab.path("data/network/lease-wan.json").exists());
     ensure!(!lab.log().contains(" WARN "), "{}", lab.log());
+    Ok(())
+}
+
+/// [`ROUTER`] with fixed IPv6 addresses on both sides.
+const BOTH_FAMILIES: &str = r#"
+    [interfaces.wan]
+    zone = "wan"
+    ports = ["wan0"]
+    ipv4 = { method = "dhcp" }
+    ipv6 = { method = "static", addresses = ["2001:db8:1::2/64"], gateway = "2001:db8:1::1" }
+
+    [interfaces.lan]
+    kind = "bridge"
+    zone = "lan"
+    ports = ["lan0", "lan1"]
+    ipv4 = { method = "static", addresses = ["192.168.77.1/24"] }
+    ipv6 = { method = "static", addresses = ["2001:db8:77::1/64", "fd00:77::1/64"] }
+"#;
+
+#[test]
+fn fixed_ipv6_addresses_and_their_default_route_come_stay_and_go() -> Result<()> {
+    let lab = Lab::new(ROUTER)?;
+    let _server = lab.dnsmasq(&[])?;
+    let _service = lab.start()?;
+    lab.until_state("bound", SOON)?;
+    lab.apply(BOTH_FAMILIES)?;
+    let there = || {
+        let (lan, wan) = (lab.interface("lan")?, lab.interface("wan")?);
+        let route = lab.router.run("ip -6 route show default")?;
+        let has = |all: &[String], wanted: &str| all.iter().any(|address| address == wanted);
+        Ok(has(&lan.addresses, "2001:db8:77::1/64")
+            && has(&lan.addresses, "fd00:77::1/64")
+            && has(&lan.addresses, "192.168.77.1/24")
+            && has(&wan.addresses, "2001:db8:1::2/64")
+            && wan.gateway.as_deref() == Some("10.9.0.1")
+            && route.contains("via 2001:db8:1::1 dev wan0 proto 80 metric 100"))
+    };
+    lab.until("IPv6 on both sides", SOON, there)?;
+
+    // With neighbours, and by its route further than those.
+    let client = &lab.clients[0];
+    client.address("eth0", "2001:db8:77::100/64")?;
+    client.run("ip -6 route add default via 2001:db8:77::1")?;
+    lab.provider.address("eth0", "2001:db8:1::1/64")?;
+    lab.provider.run("ip -6 address add 2001:db8:2::10/128 dev lo")?;
+    lab.until("its neighbours answer", SOON, || {
+        Ok(lab.router.run("ping -6 -c 1 -W 1 2001:db8:77::100").is_ok()
+            && lab.router.run("ping -6 -c 1 -W 1 2001:db8:2::10").is_ok())
+    })?;
+
+    // The same again changes nothing; what is taken away comes back.
+    std::thread::sleep(Duration::from_millis(500));
+    let quiet = monitor(&lab, "-6", "quiet6")?;
+    for _ in 0..3 {
+        lab.apply(BOTH_FAMILIES)?;
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    drop(quiet);
+    let events = monitored(&lab, "quiet6")?;
+    ensure!(events.is_empty(), "{events}");
+    for line in [
+        "ip -6 address del 2001:db8:77::1/64 dev lan",
+        "ip -6 route del default",
+        "ip link set wan0 down",
+    ] {
+        lab.router.run(line)?;
+        lab.until(line, SOON, there)?;
+    }
+
+    // What is not ours stays, what is no longer wanted goes.
+    lab.router.address("wan0", "2001:db8:5::1/64")?;
+    lab.apply(ROUTER)?;
+    lab.until("no IPv6 of ours", SOON, || {
+        let addresses = lab.router.run("ip -6 address show scope global")?;
+        let route = lab.router.run("ip -6 route show default")?;
+        Ok(!addresses.contains("2001:db8:77::1")
+            && !addresses.contains("fd00:77::1")
+            && !addresses.contains("2001:db8:1::2")
+            && addresses.contains("2001:db8:5::1")
+            && route.is_empty())
+    })?;
     Ok(())
 }

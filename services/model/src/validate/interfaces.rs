@@ -1,15 +1,18 @@
 //! `interfaces`: ports, addresses, default routes, and that networks do not overlap.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{
     Problems,
-    addresses::{no_host_in, unusable, unusable_mac},
+    addresses::{no_host_in, unusable, unusable_ip, unusable_mac},
     list,
 };
-use crate::{Document, Interface, InterfaceKind, Ipv4, Name, PortSelector};
+use crate::{Document, Interface, InterfaceKind, Ipv4, Ipv6, Name, PortSelector};
 
 /// Device names that mean something else to Linux: the loopback device, and the two entries of
 /// /proc/sys/net/ipv4/conf that are no devices.
@@ -33,9 +36,21 @@ pub(super) fn check(document: &Document, problems: &mut Problems) {
                 gateway_address(&format!("{path}.ipv4.gateway"), gateway, addresses, problems);
             }
         }
+        if let Ipv6::Static { addresses, gateway, metric } = &interface.ipv6 {
+            let path = format!("{path}.ipv6");
+            fixed_addresses6(&path, addresses, problems);
+            if let Some(gateway) = *gateway {
+                gateway_address6(&format!("{path}.gateway"), gateway, addresses, problems);
+            }
+            if *metric == 0 {
+                let path = format!("{path}.metric");
+                problems.add(path, "0 is not allowed: 1 to 4294967295, lower is preferred");
+            }
+        }
     }
     ports_selected_once(document, problems);
     networks_apart(document, problems);
+    networks6_apart(document, problems);
     default_routes(document, problems);
 }
 
@@ -175,6 +190,79 @@ fn gateway_address(path: &str, gateway: Ipv4Addr, own: &[Ipv4Net], problems: &mu
                 problems.add(path, why);
             }
         }
+    }
+}
+
+fn fixed_addresses6(path: &str, addresses: &[Ipv6Net], problems: &mut Problems) {
+    if addresses.is_empty() {
+        problems.add(
+            format!("{path}.addresses"),
+            "at least one address is needed, as in [\"2001:db8:77::1/64\"]",
+        );
+    }
+    for (index, network) in addresses.iter().enumerate() {
+        let path = format!("{path}.addresses[{index}]");
+        let address = network.addr();
+        if let Some(why) = unusable_ip(IpAddr::V6(address)) {
+            problems.add(&path, format!("{address} {why}; a host address is needed"));
+        } else if !(16..=127).contains(&network.prefix_len()) {
+            problems.add(
+                &path,
+                format!("prefix length {} is not allowed: 16 to 127", network.prefix_len()),
+            );
+        } else if network.prefix_len() < 127 && address == network.network() {
+            // RFC 4291 section 2.6.1; RFC 6164 makes an exception of /127.
+            problems.add(
+                &path,
+                format!("{address} is the address of all routers in {}", network.trunc()),
+            );
+        }
+        if addresses.iter().take(index).any(|earlier| earlier.addr() == address) {
+            problems.add(&path, format!("{address} is listed twice"));
+        }
+    }
+}
+
+fn gateway_address6(path: &str, gateway: Ipv6Addr, own: &[Ipv6Net], problems: &mut Problems) {
+    if own.iter().any(|network| network.addr() == gateway) {
+        problems.add(path, format!("{gateway} is this interface's own address"));
+        return;
+    }
+    if gateway.is_unicast_link_local() {
+        return;
+    }
+    if let Some(why) = unusable_ip(IpAddr::V6(gateway)) {
+        problems.add(path, format!("{gateway} {why}; a router's address is needed"));
+    } else if !own.iter().any(|network| network.contains(&gateway)) {
+        problems.add(
+            path,
+            format!(
+                "{gateway} is not link-local and in none of the interface's networks: {}",
+                list(own)
+            ),
+        );
+    }
+}
+
+fn networks6_apart(document: &Document, problems: &mut Problems) {
+    let mut earlier: Vec<(&Name, Ipv6Net)> = Vec::new();
+    for (name, interface) in &document.interfaces {
+        let networks = interface.ipv6.fixed_addresses();
+        for (index, network) in networks.iter().enumerate() {
+            for (other, taken) in &earlier {
+                if network.contains(taken) || taken.contains(network) {
+                    problems.add(
+                        format!("interfaces.{name}.ipv6.addresses[{index}]"),
+                        format!(
+                            "{} overlaps with {} of interfaces.{other}; every interface needs a network of its own",
+                            network.trunc(),
+                            taken.trunc()
+                        ),
+                    );
+                }
+            }
+        }
+        earlier.extend(networks.iter().map(|network| (name, *network)));
     }
 }
 

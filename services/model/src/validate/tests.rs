@@ -490,3 +490,60 @@ fn timeouts_are_those_of_the_rfcs() {
         );
     }
 }
+
+#[test]
+fn ipv6_addresses_are_those_of_hosts_in_networks_of_their_own() {
+    let wan = |addresses: &str, rest: &str| {
+        format!(
+            "[interfaces.wan]\nzone = \"wan\"\nports = [\"eth0\"]\nipv4 = {{ method = \"dhcp\" }}\n\
+             ipv6 = {{ method = \"static\", addresses = [{addresses}]{rest} }}\n\
+             [interfaces.lan]\nzone = \"lan\"\nports = [\"eth1\"]\n\
+             ipv4 = {{ method = \"static\", addresses = [\"192.168.77.1/24\"] }}\n\
+             ipv6 = {{ method = \"static\", addresses = [\"2001:db8:77::1/64\"] }}\n"
+        )
+    };
+    let at = "interfaces.wan.ipv6";
+    check(&wan("\"2001:db8:1::2/64\"", ", gateway = \"2001:db8:1::1\""), &[]);
+    check(&wan("\"2001:db8:1::2/64\"", ", gateway = \"fe80::1\""), &[]);
+    for (addresses, rest, problem) in [
+        ("", "", "addresses: at least one address is needed, as in [\"2001:db8:77::1/64\"]"),
+        (
+            "\"ff02::1/64\"",
+            "",
+            "addresses[0]: ff02::1 is a multicast address; a host address is needed",
+        ),
+        (
+            "\"fe80::2/64\"",
+            "",
+            "addresses[0]: fe80::2 is a link-local address, which does not say by which interface; a host address is needed",
+        ),
+        (
+            "\"2001:db8:1::/64\"",
+            "",
+            "addresses[0]: 2001:db8:1:: is the address of all routers in 2001:db8:1::/64",
+        ),
+        ("\"2001:db8:1::2/128\"", "", "addresses[0]: prefix length 128 is not allowed: 16 to 127"),
+        (
+            "\"2001:db8:1::2/64\"",
+            ", gateway = \"2001:db8:2::1\"",
+            "gateway: 2001:db8:2::1 is not link-local and in none of the interface's networks: 2001:db8:1::2/64",
+        ),
+        (
+            "\"2001:db8:1::2/64\"",
+            ", gateway = \"2001:db8:1::2\"",
+            "gateway: 2001:db8:1::2 is this interface's own address",
+        ),
+        (
+            "\"2001:db8:1::2/64\"",
+            ", metric = 0",
+            "metric: 0 is not allowed: 1 to 4294967295, lower is preferred",
+        ),
+        (
+            "\"2001:db8:77::2/48\"",
+            "",
+            "addresses[0]: 2001:db8:77::/48 overlaps with 2001:db8:77::/64 of interfaces.lan; every interface needs a network of its own",
+        ),
+    ] {
+        check(&wan(addresses, rest), &[&format!("{at}.{problem}")]);
+    }
+}

@@ -12,8 +12,8 @@
 mod firewalls;
 
 use portcullis_model::{
-    DhcpServer, Dns, Document, HostName, Interface, InterfaceKind, Ipv4, MacAddress, Name, Pool,
-    PortSelector, Reservation, System, UpstreamAddress, validate::validate,
+    DhcpServer, Dns, Document, HostName, Interface, InterfaceKind, Ipv4, Ipv6, MacAddress, Name,
+    Pool, PortSelector, Reservation, System, UpstreamAddress, validate::validate,
 };
 use proptest::{collection, option, prelude::*};
 
@@ -201,10 +201,22 @@ fn ipv4() -> impl Strategy<Value = Ipv4> {
     ]
 }
 
+fn ipv6() -> impl Strategy<Value = Ipv6> {
+    let network = (any::<std::net::Ipv6Addr>(), 0..=128_u8)
+        .prop_map(|(address, length)| ipnet::Ipv6Net::new_assert(address, length));
+    prop_oneof![
+        Just(Ipv6::None),
+        (collection::vec(network, 0..4), option::of(any::<std::net::Ipv6Addr>()), any::<u32>())
+            .prop_map(|(addresses, gateway, metric)| Ipv6::Static { addresses, gateway, metric }),
+    ]
+}
+
 fn interfaces() -> impl Strategy<Value = Interface> {
     let kind = prop_oneof![Just(InterfaceKind::Ethernet), Just(InterfaceKind::Bridge)];
-    (kind, names(), collection::vec(ports(), 0..4), option::of(any::<u16>()), ipv4())
-        .prop_map(|(kind, zone, ports, mtu, ipv4)| Interface { kind, zone, ports, mtu, ipv4 })
+    let ports = collection::vec(ports(), 0..4);
+    (kind, names(), ports, option::of(any::<u16>()), ipv4(), ipv6()).prop_map(
+        |(kind, zone, ports, mtu, ipv4, ipv6)| Interface { kind, zone, ports, mtu, ipv4, ipv6 },
+    )
 }
 
 fn servers() -> impl Strategy<Value = DhcpServer> {

@@ -6,9 +6,9 @@ pub mod plan;
 pub mod sysctl;
 pub mod sysfs;
 
-use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv6Net};
 use portcullis_model::MacAddress;
 
 /// Mark of our routes (`rtm_protocol`, as in `ip route show proto 80`) and addresses
@@ -24,12 +24,12 @@ pub const ALIAS: &str = "portcullis";
 pub struct Actual {
     /// Network devices by kernel index.
     pub links: BTreeMap<u32, Link>,
-    /// IPv4 addresses of all devices, in the kernel's order.
+    /// Addresses of all devices, those of IPv4 first, in the kernel's order.
     pub addresses: Vec<Address>,
-    /// IPv6 addresses of all devices by their kernel index, without those that may turn out to be
-    /// somebody else's. They are reported only: the kernel makes them, or somebody else.
+    /// IPv6 addresses of all devices by their kernel index, as they are reported: without those that
+    /// may turn out to be somebody else's.
     pub addresses6: Vec<(u32, Ipv6Net)>,
-    /// IPv4 unicast routes of the main table.
+    /// Unicast routes of the main table, of both families.
     pub routes: Vec<Route>,
     /// Values of those kernel parameters that are managed, by path under `/proc/sys`. One that
     /// the kernel does not have is not in here.
@@ -101,18 +101,18 @@ pub enum LinkKind {
     Other,
 }
 
-/// An IPv4 address of a device.
+/// An address of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     /// Kernel index of the device.
     pub index: u32,
     /// Address and prefix length.
-    pub address: Ipv4Net,
+    pub address: IpNet,
     /// Whether it carries [`PROTOCOL`].
     pub ours: bool,
 }
 
-/// An IPv4 route of the main table.
+/// A route of the main table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Kernel index of the device; 0 for routes without one device (multipath, blackhole).
@@ -127,13 +127,13 @@ pub struct Route {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Way {
     /// Destinations.
-    pub destination: Ipv4Net,
+    pub destination: IpNet,
     /// Next hop; none if the destinations are on the link.
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<IpAddr>,
     /// Whether the next hop is on the link although no prefix says so.
     pub onlink: bool,
     /// Source address of the router's own packets.
-    pub source: Option<Ipv4Addr>,
+    pub source: Option<IpAddr>,
     /// Among routes to the same destination the lowest metric counts.
     pub metric: u32,
 }
@@ -175,8 +175,8 @@ pub struct Device {
     pub master: Option<String>,
     /// MTU in bytes; none leaves it as it is.
     pub mtu: Option<u32>,
-    /// IPv4 addresses, the first is the primary one.
-    pub addresses: Vec<Ipv4Net>,
+    /// Addresses; the first of each family is the primary one.
+    pub addresses: Vec<IpNet>,
     /// It is not brought up, nor are there routes by it until it is: nothing filters on it yet. One that
     /// is up stays up.
     pub held: bool,

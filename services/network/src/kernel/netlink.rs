@@ -3,12 +3,12 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     pin::pin,
 };
 
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream::BoxStream};
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use portcullis_model::MacAddress;
 use rtnetlink::{
     Handle, LinkBridge, LinkUnspec, MulticastGroup, RouteMessageBuilder,
@@ -93,6 +93,7 @@ impl Kernel {
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv6Route,
         ])
         .map_err(open("the netlink monitor"))?;
         let sysctls = Sysctls::open().map_err(open("/proc/sys/net"))?;
@@ -132,12 +133,25 @@ impl Kernel {
         request.message_mut().header.family = AddressFamily::Inet;
         let mut request6 = self.handle.address().get();
         request6.message_mut().header.family = AddressFamily::Inet6;
+        let mut addresses = dump("addresses", request.execute(), address).await?;
+        let (known, reported): (Vec<_>, Vec<_>) =
+            dump("IPv6 addresses", request6.execute(), |message| {
+                Some((address(message), address6(message)))
+            })
+            .await?
+            .into_iter()
+            .unzip();
+        addresses.extend(known.into_iter().flatten());
         let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let query6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+        let mut routes = dump("routes", self.handle.route().get(query).execute(), route).await?;
+        let routes6 = self.handle.route().get(query6).execute();
+        routes.extend(dump("IPv6 routes", routes6, route).await?);
         Ok(Actual {
             links,
-            addresses: dump("addresses", request.execute(), address).await?,
-            addresses6: dump("IPv6 addresses", request6.execute(), address6).await?,
-            routes: dump("routes", self.handle.route().get(query).execute(), route).await?,
+            addresses,
+            addresses6: reported.into_iter().flatten().collect(),
+            routes,
             sysctls: self.sysctls.read(sysctls).map_err(KernelError::ReadSysctl)?,
         })
     }
@@ -233,8 +247,7 @@ impl Kernel {
             }
             Change::SetUp => handle.link().set(set.up().build()).execute().await,
             Change::AddAddress(net) => {
-                let mut request =
-                    handle.address().add(index, IpAddr::V4(net.addr()), net.prefix_len());
+                let mut request = handle.address().add(index, net.addr(), net.prefix_len());
                 request
                     .message_mut()
                     .attributes
@@ -242,10 +255,16 @@ impl Kernel {
                 request.execute().await
             }
             Change::RemoveAddress(net) => {
-                let message = rtnetlink::AddressMessageBuilder::<Ipv4Addr>::new()
-                    .index(index)
-                    .address(net.addr(), net.prefix_len())
-                    .build();
+                let message = match net {
+                    IpNet::V4(net) => rtnetlink::AddressMessageBuilder::<Ipv4Addr>::new()
+                        .index(index)
+                        .address(net.addr(), net.prefix_len())
+                        .build(),
+                    IpNet::V6(net) => rtnetlink::AddressMessageBuilder::<Ipv6Addr>::new()
+                        .index(index)
+                        .address(net.addr(), net.prefix_len())
+                        .build(),
+                };
                 handle.address().del(message).execute().await
             }
             Change::AddRoute(way) => handle.route().add(route_message(index, way)).execute().await,
@@ -273,23 +292,37 @@ fn as_it_is(mut message: LinkMessage) -> LinkMessage {
 }
 
 fn route_message(index: u32, way: &Way) -> RouteMessage {
-    let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(way.destination.addr(), way.destination.prefix_len())
-        .output_interface(index)
-        .priority(way.metric)
-        .protocol(RouteProtocol::Other(PROTOCOL))
-        .kind(RouteType::Unicast)
-        .scope(if way.gateway.is_some() { RouteScope::Universe } else { RouteScope::Link });
-    if let Some(gateway) = way.gateway {
-        builder = builder.gateway(gateway);
+    match way.destination {
+        IpNet::V4(net) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(net.addr(), net.prefix_len())
+            .with(index, way),
+        IpNet::V6(net) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(net.addr(), net.prefix_len())
+            .with(index, way),
     }
-    if let Some(source) = way.source {
-        builder = builder.pref_source(source);
+}
+
+/// What both families have in common.
+trait With {
+    fn with(self, index: u32, way: &Way) -> RouteMessage;
+}
+
+impl<T> With for RouteMessageBuilder<T> {
+    fn with(self, index: u32, way: &Way) -> RouteMessage {
+        let mut message = self
+            .output_interface(index)
+            .priority(way.metric)
+            .protocol(RouteProtocol::Other(PROTOCOL))
+            .kind(RouteType::Unicast)
+            .scope(if way.gateway.is_some() { RouteScope::Universe } else { RouteScope::Link })
+            .build();
+        message.attributes.extend(way.gateway.map(|to| RouteAttribute::Gateway(to.into())));
+        message.attributes.extend(way.source.map(|from| RouteAttribute::PrefSource(from.into())));
+        if way.onlink {
+            message.header.flags.insert(RouteFlags::Onlink);
+        }
+        message
     }
-    if way.onlink {
-        builder = builder.onlink();
-    }
-    builder.build()
 }
 
 async fn dump<M, T>(
@@ -372,21 +405,23 @@ fn mac(bytes: &[u8]) -> Option<MacAddress> {
 }
 
 fn address(message: &AddressMessage) -> Option<Address> {
-    if message.header.family != AddressFamily::Inet {
-        return None;
-    }
-    let mut local = None;
+    let mut own = None;
     let mut ours = false;
     for attribute in &message.attributes {
         match attribute {
-            AddressAttribute::Local(IpAddr::V4(address)) => local = Some(*address),
+            // Of a point-to-point link the other one is the peer's; IPv6 has only the other one
+            // elsewhere.
+            AddressAttribute::Local(address) => own = Some(*address),
+            AddressAttribute::Address(address @ IpAddr::V6(_)) if own.is_none() => {
+                own = Some(*address);
+            }
             AddressAttribute::Protocol(protocol) => {
                 ours = *protocol == AddressProtocol::Other(PROTOCOL);
             }
             _ => {}
         }
     }
-    let address = Ipv4Net::new(local?, message.header.prefix_len).ok()?;
+    let address = IpNet::new(own?, message.header.prefix_len).ok()?;
     Some(Address { index: message.header.index, address, ours })
 }
 
@@ -413,10 +448,16 @@ fn address6(message: &AddressMessage) -> Option<(u32, Ipv6Net)> {
 
 fn route(message: &RouteMessage) -> Option<Route> {
     let header = &message.header;
+    let length = header.destination_prefix_length;
+    let everywhere = match header.address_family {
+        AddressFamily::Inet => IpNet::V4(Ipv4Net::default()),
+        AddressFamily::Inet6 => IpNet::V6(Ipv6Net::default()),
+        _ => return None,
+    };
     let mut table = u32::from(header.table);
     let mut index = 0;
     let mut way = Way {
-        destination: Ipv4Net::default(),
+        destination: everywhere,
         gateway: None,
         onlink: header.flags.contains(RouteFlags::Onlink),
         source: None,
@@ -424,11 +465,11 @@ fn route(message: &RouteMessage) -> Option<Route> {
     };
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => {
-                way.destination = Ipv4Net::new(*address, header.destination_prefix_length).ok()?;
+            RouteAttribute::Destination(to) => {
+                way.destination = IpNet::new(ip(to)?, length).ok()?;
             }
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) => way.gateway = Some(*address),
-            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => way.source = Some(*address),
+            RouteAttribute::Gateway(gateway) => way.gateway = ip(gateway),
+            RouteAttribute::PrefSource(source) => way.source = ip(source),
             RouteAttribute::Priority(metric) => way.metric = *metric,
             RouteAttribute::Oif(oif) => index = *oif,
             RouteAttribute::Table(id) => table = *id,
@@ -436,6 +477,17 @@ fn route(message: &RouteMessage) -> Option<Route> {
         }
     }
     let main = table == u32::from(RouteHeader::RT_TABLE_MAIN);
-    (header.address_family == AddressFamily::Inet && main && header.kind == RouteType::Unicast)
-        .then(|| Route { index, way, ours: header.protocol == RouteProtocol::Other(PROTOCOL) })
+    (main && header.kind == RouteType::Unicast).then(|| Route {
+        index,
+        way,
+        ours: header.protocol == RouteProtocol::Other(PROTOCOL),
+    })
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+        _ => None,
+    }
 }

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use portcullis_model::MacAddress;
 
 use super::{ALIAS, Actual, Device, Link, LinkKind, Route, Wanted, Way};
@@ -41,9 +41,9 @@ pub enum Change {
     /// Bring it up.
     SetUp,
     /// Add an address.
-    AddAddress(Ipv4Net),
+    AddAddress(IpNet),
     /// Remove an address.
-    RemoveAddress(Ipv4Net),
+    RemoveAddress(IpNet),
     /// Add a route.
     AddRoute(Way),
     /// Put this route in the place of ours with the same destination and metric.

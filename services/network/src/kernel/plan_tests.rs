@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use proptest::prelude::*;
 
@@ -172,9 +175,15 @@ fn same_place(a: &Way, b: &Way) -> bool {
 
 const NICS: u8 = 4;
 
-fn address() -> impl Strategy<Value = Ipv4Net> {
-    (0_u8..4, 1_u8..4, prop::sample::select(vec![24_u8, 16, 32])).prop_map(|(net, host, prefix)| {
-        Ipv4Net::new(Ipv4Addr::new(10, net, 0, host), prefix).unwrap()
+fn address() -> impl Strategy<Value = IpNet> {
+    let prefixes = prop::sample::select(vec![(24, 64), (16, 48), (32_u8, 128_u8)]);
+    (any::<bool>(), 0_u8..4, 1_u8..4, prefixes).prop_map(|(six, net, host, (short, long))| {
+        if six {
+            let address = Ipv6Addr::new(0x2001, 0xdb8, 0, net.into(), 0, 0, 0, host.into());
+            IpNet::new(IpAddr::V6(address), long).unwrap()
+        } else {
+            IpNet::new(IpAddr::V4(Ipv4Addr::new(10, net, 0, host)), short).unwrap()
+        }
     })
 }
 
@@ -194,7 +203,7 @@ prop_compose! {
         let mut wanted = Wanted::default();
         // Two devices never have the same address.
         let mut used = BTreeSet::new();
-        let mut own = |slot: usize| -> Vec<Ipv4Net> {
+        let mut own = |slot: usize| -> Vec<IpNet> {
             addresses[slot].iter().filter(|a| used.insert(a.addr())).copied().collect()
         };
         for (number, exists) in bridges.iter().enumerate() {
@@ -224,9 +233,13 @@ prop_compose! {
             for ((net, metric), (device, via, sourced)) in routes {
                 let (name, device) = device.get(&with_address);
                 let own = device.addresses[0];
+                let (destination, gateway) = match own {
+                    IpNet::V4(_) => (format!("192.0.{net}.0/24"), "10.9.9.9"),
+                    IpNet::V6(_) => (format!("2001:db8:ff:{net}::/64"), "2001:db8:99::9"),
+                };
                 let way = Way {
-                    destination: Ipv4Net::new(Ipv4Addr::new(192, 0, net, 0), 24).unwrap(),
-                    gateway: via.then(|| Ipv4Addr::new(10, 9, 9, 9)),
+                    destination: destination.parse().unwrap(),
+                    gateway: via.then(|| gateway.parse().unwrap()),
                     onlink: via,
                     source: sourced.then(|| own.addr()),
                     metric,
@@ -314,7 +327,7 @@ fn foreign(kernel: &mut Kernel) -> (Address, Route) {
     let address = Address { index: 1, address: "172.16.0.1/24".parse().unwrap(), ours: false };
     let way = Way {
         destination: "172.17.0.0/16".parse().unwrap(),
-        gateway: Some(Ipv4Addr::new(172, 16, 0, 2)),
+        gateway: Some("172.16.0.2".parse().unwrap()),
         onlink: false,
         source: None,
         metric: 5,
@@ -340,7 +353,7 @@ fn assert_reached(kernel: &Kernel, wanted: &Wanted) -> Result<(), TestCaseError>
             prop_assert_eq!(link.kind, LinkKind::Bridge { stp: false, forward_delay: 0 });
         }
     }
-    let ours: BTreeMap<&str, BTreeSet<Ipv4Net>> = wanted
+    let ours: BTreeMap<&str, BTreeSet<IpNet>> = wanted
         .devices
         .iter()
         .map(|(name, device)| (name.as_str(), device.addresses.iter().copied().collect()))
