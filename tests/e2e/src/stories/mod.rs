@@ -7,6 +7,7 @@ mod config_volume;
 mod download;
 mod full_disk;
 mod integrity;
+mod ipv6;
 mod lease;
 mod names;
 mod path;
@@ -53,6 +54,7 @@ pub fn all(long: bool, base: &str) -> Vec<Story> {
         Story::shared("download-100-mb-through-nat", download::hundred_megabytes),
         Story::shared("wan-side-sees-one-address", download::one_address),
         Story::shared("ping-and-traceroute-through", path::ping_and_traceroute),
+        Story::shared("ipv6-passes-statefully", ipv6::passes_statefully),
         Story::shared("wan-scan-finds-nothing", scan::from_wan),
         Story::shared("lan-scan-finds-53-67-443-only", scan::from_lan),
         Story::shared("killed-service-comes-back-and-no-flow-is-lost", restart::each_service),
