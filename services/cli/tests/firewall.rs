@@ -8,20 +8,20 @@
     reason = "clippy's exception for tests does not reach the functions beside them"
 )]
 
-use std::{
-    process::{Command, Output, Stdio},
-    sync::Arc,
-};
+mod common;
+
+use std::{process::Command, sync::Arc};
 
 use anyhow::{Context, Result};
+use common::Pctl;
 use portcullis_bus::{
     config::Config1,
     firewall::{CaptureRequest, Firewall1, FlowQuery},
 };
-use portcullis_peers::{FakeConfig, Receiver, Router, Running, example};
+use portcullis_peers::{FakeConfig, Receiver, Router, Running};
 
 struct Lab {
-    router: Router,
+    pctl: Pctl,
     firewall: Arc<Receiver>,
     config: Arc<FakeConfig>,
     _running: (Running<Firewall1>, Running<Config1>),
@@ -36,38 +36,15 @@ impl Lab {
             router.serve("firewall", Firewall1(firewall.clone()))?,
             router.serve("config", Config1(config.clone()))?,
         );
-        Ok(Self { router, firewall, config, _running: running })
+        Ok(Self { pctl: Pctl { router }, firewall, config, _running: running })
     }
+}
 
-    fn command(&self, arguments: &[&str]) -> Result<Command> {
-        let mut command = self.router.command(&example("pctl")?);
-        command.args(arguments).stdin(Stdio::null());
-        Ok(command)
-    }
+impl std::ops::Deref for Lab {
+    type Target = Pctl;
 
-    async fn run(&self, arguments: &[&str]) -> Result<Output> {
-        let mut command = self.command(arguments)?;
-        Ok(tokio::task::spawn_blocking(move || command.output()).await??)
-    }
-
-    /// Standard output of a command that succeeds.
-    async fn text(&self, arguments: &[&str]) -> Result<String> {
-        let output = self.run(arguments).await?;
-        anyhow::ensure!(output.status.success(), "{output:?}");
-        anyhow::ensure!(output.stderr.is_empty(), "{output:?}");
-        Ok(String::from_utf8(output.stdout)?)
-    }
-
-    async fn json(&self, arguments: &[&str]) -> Result<serde_json::Value> {
-        Ok(serde_json::from_str(&self.text(&[&["--json"], arguments].concat()).await?)?)
-    }
-
-    /// Exit code and standard error.
-    async fn fails(&self, arguments: &[&str]) -> Result<(i32, String)> {
-        let output = self.run(arguments).await?;
-        let code = output.status.code().context("signal")?;
-        assert_ne!(code, 0, "{output:?}");
-        Ok((code, String::from_utf8(output.stderr)?))
+    fn deref(&self) -> &Pctl {
+        &self.pctl
     }
 }
 

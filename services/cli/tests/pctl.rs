@@ -8,13 +8,12 @@
     reason = "clippy's exception for tests does not reach the functions beside them"
 )]
 
-use std::{
-    process::{Output, Stdio},
-    sync::Arc,
-    time::Duration,
-};
+mod common;
+
+use std::{process::Stdio, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
+use common::Pctl;
 use portcullis_bus::{
     config::{Config1, Problem, ServiceOutcome},
     dhcp::Dhcp1,
@@ -30,7 +29,7 @@ type AllRunning =
     (Running<Init1>, Running<Config1>, Running<Network1>, Running<Dhcp1>, Running<Firewall1>);
 
 struct Lab {
-    router: Router,
+    pctl: Pctl,
     init: Arc<FakeInit>,
     config: Arc<FakeConfig>,
     running: AllRunning,
@@ -49,33 +48,15 @@ impl Lab {
             router.serve("dhcp", Dhcp1(receiver.clone()))?,
             router.serve("firewall", Firewall1(receiver))?,
         );
-        Ok(Self { router, init, config, running })
+        Ok(Self { pctl: Pctl { router }, init, config, running })
     }
+}
 
-    async fn run(&self, arguments: &[&str]) -> Result<Output> {
-        let mut command = self.router.command(&example("pctl")?);
-        command.args(arguments).stdin(Stdio::null());
-        Ok(tokio::task::spawn_blocking(move || command.output()).await??)
-    }
+impl std::ops::Deref for Lab {
+    type Target = Pctl;
 
-    /// Standard output of a command that succeeds.
-    async fn text(&self, arguments: &[&str]) -> Result<String> {
-        let output = self.run(arguments).await?;
-        anyhow::ensure!(output.status.success(), "{output:?}");
-        anyhow::ensure!(output.stderr.is_empty(), "{output:?}");
-        Ok(String::from_utf8(output.stdout)?)
-    }
-
-    async fn json(&self, arguments: &[&str]) -> Result<serde_json::Value> {
-        Ok(serde_json::from_str(&self.text(&[&["--json"], arguments].concat()).await?)?)
-    }
-
-    /// Exit code and standard error.
-    async fn fails(&self, arguments: &[&str]) -> Result<(i32, String)> {
-        let output = self.run(arguments).await?;
-        let code = output.status.code().context("signal")?;
-        assert_ne!(code, 0, "{output:?}");
-        Ok((code, String::from_utf8(output.stderr)?))
+    fn deref(&self) -> &Pctl {
+        &self.pctl
     }
 }
 
@@ -324,7 +305,7 @@ async fn control() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_usage_and_absent_services() -> Result<()> {
-    let lab = Lab { router: Router::new()?, ..Lab::new()? };
+    let lab = Lab { pctl: Pctl { router: Router::new()? }, ..Lab::new()? };
     for wrong in [&["nonsense"][..], &[], &["flows", "-n", "0"], &["log", "-l", "loud"]] {
         assert_eq!(lab.fails(wrong).await?.0, 2, "{wrong:?}");
     }

@@ -207,6 +207,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn withstands(terms: &Terms) -> Result<()> {
+    let _alone = crate::alone();
     let mut lab = Lab::new()?;
     if let Some(rate) = terms.line {
         let line = format!("tc qdisc add dev access root tbf rate {rate} burst 256kb latency 50ms");

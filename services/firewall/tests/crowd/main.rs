@@ -5,3 +5,12 @@
 mod connections;
 mod flood;
 mod generator;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// One test at a time: what a flood takes of the kernel's queues, which all namespaces share, others
+/// would miss.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,7 +1,8 @@
 //! Pings of all sizes, in both families and, by their answers, in both directions.
 
 use std::{
-    io::ErrorKind,
+    collections::BTreeSet,
+    io::{ErrorKind, Read},
     net::{IpAddr, SocketAddr},
     os::fd::AsRawFd,
     time::Instant,
@@ -15,11 +16,15 @@ use portcullis_site::{PAIRS, PATIENCE, Site};
 /// Largest payload of an ICMP echo over IPv4; over IPv6 the same is taken.
 const LARGEST: usize = 65_507;
 
+/// Bytes that are on their way at the same time.
+const IN_FLIGHT: usize = 200_000;
+
 /// A socket for echo requests.
 struct Echo {
     socket: Socket,
     to: SocketAddr,
-    sequence: u16,
+    /// What the largest one carries, and each other one the beginning of.
+    content: Vec<u8>,
 }
 
 impl Echo {
@@ -30,7 +35,7 @@ impl Echo {
         };
         let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
         socket.set_read_timeout(Some(PATIENCE))?;
-        socket.set_recv_buffer_size(1 << 20)?;
+        socket.set_recv_buffer_size(4 << 20)?;
         socket.set_send_buffer_size(1 << 20)?;
         if to.is_ipv4() {
             // A sender that leaves it to the routers: no path-MTU discovery.
@@ -47,47 +52,66 @@ impl Echo {
             };
             ensure!(result == 0, std::io::Error::last_os_error());
         }
-        Ok(Self { socket, to: SocketAddr::new(to, 0), sequence: 0 })
+        let content = (0..LARGEST).map(|n| (n % 251) as u8).collect();
+        Ok(Self { socket, to: SocketAddr::new(to, 0), content })
     }
 
-    /// Sends an echo request with `size` bytes and waits for its answer.
-    fn ping(&mut self, size: usize) -> Result<()> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let (request, reply, header) = if self.to.is_ipv4() { (8, 0, 20) } else { (128, 129, 0) };
-        let mut message = vec![request, 0, 0, 0, 0x50, 0x43];
-        message.extend(self.sequence.to_be_bytes());
-        message.extend((0..size).map(|n| (n % 251) as u8));
+    /// Sends echo requests of these sizes, several at a time, and waits for all answers. No size may
+    /// come twice: it is the number of its request.
+    fn ping(&self, sizes: &[usize]) -> Result<()> {
+        let mut waiting = BTreeSet::new();
+        for size in sizes {
+            while waiting.iter().sum::<usize>() + size > IN_FLIGHT && !waiting.is_empty() {
+                self.receive(&mut waiting)?;
+            }
+            self.send(*size)?;
+            waiting.insert(*size);
+        }
+        while !waiting.is_empty() {
+            self.receive(&mut waiting)?;
+        }
+        Ok(())
+    }
+
+    /// Header of a message with `size` bytes behind it.
+    fn head(&self, kind: u8, size: usize) -> [u8; 8] {
+        let [high, low] = (size as u16).to_be_bytes();
+        [kind, 0, 0, 0, 0x50, 0x43, high, low]
+    }
+
+    fn send(&self, size: usize) -> Result<()> {
+        let request = if self.to.is_ipv4() { 8 } else { 128 };
+        let mut message = self.head(request, size).to_vec();
+        message.extend(&self.content[..size]);
         if self.to.is_ipv4() {
             let checksum = checksum(&message);
             message[2..4].copy_from_slice(&checksum.to_be_bytes());
         }
-        self.socket.send_to(&message, &self.to.into()).context("send")?;
+        self.socket.send_to(&message, &self.to.into()).with_context(|| format!("{size} bytes"))?;
+        Ok(())
+    }
+
+    /// Takes one answer off those that are waited for.
+    fn receive(&self, waiting: &mut BTreeSet<usize>) -> Result<()> {
+        let (reply, header) = if self.to.is_ipv4() { (0, 20) } else { (129, 0) };
         let mut buffer = vec![0_u8; 66_000];
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
-            let read = (&self.socket).read_into(&mut buffer);
-            let length = match read {
+            let length = match (&self.socket).read(&mut buffer) {
                 Ok(length) => length,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error.into()),
             };
             let answer = &buffer[header.min(length)..length];
-            if answer.len() >= 8 && answer[0] == reply && answer[4..8] == message[4..8] {
-                ensure!(answer[8..] == message[8..], "{size}: other bytes came back");
+            let Some((head, content)) = answer.split_first_chunk::<8>() else { continue };
+            let size = usize::from(u16::from_be_bytes([head[6], head[7]]));
+            let ours = self.head(reply, size);
+            if head[0] == ours[0] && head[4..] == ours[4..] && waiting.remove(&size) {
+                ensure!(content == &self.content[..size], "{size}: other bytes came back");
                 return Ok(());
             }
         }
-        bail!("{size} bytes to {}: no answer", self.to.ip())
-    }
-}
-
-trait ReadInto {
-    fn read_into(self, buffer: &mut [u8]) -> std::io::Result<usize>;
-}
-
-impl ReadInto for &Socket {
-    fn read_into(mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        std::io::Read::read(&mut self, buffer)
+        bail!("{waiting:?} bytes to {}: no answer", self.to.ip())
     }
 }
 
@@ -104,14 +128,8 @@ fn checksum(bytes: &[u8]) -> u16 {
 
 fn ping_all(site: &mut Site, sizes: &[usize]) -> Result<()> {
     for (_, server) in PAIRS {
-        let failure = site.host.enter(|| {
-            let mut echo = Echo::new(server)?;
-            for size in sizes {
-                echo.ping(*size)?;
-            }
-            Ok(())
-        });
-        failure.with_context(|| site.counters().unwrap_or_default())?;
+        let outcome = site.host.enter(|| Echo::new(server)?.ping(sizes));
+        outcome.with_context(|| site.counters().unwrap_or_default())?;
     }
     Ok(())
 }
@@ -152,18 +170,12 @@ fn pings_of_all_kinds_pass_a_smaller_link() -> Result<()> {
     let (_, server) = PAIRS[0];
     let sizes: Vec<usize> = (1440..1500).chain((1500..20_000).step_by(331)).collect();
     site.host
-        .enter(|| {
-            let mut echo = Echo::new(server)?;
-            sizes.iter().try_for_each(|size| echo.ping(*size))
-        })
+        .enter(|| Echo::new(server)?.ping(&sizes))
         .with_context(|| site.counters().unwrap_or_default())?;
     // And the LAN smaller than the WAN: the answers are cut.
     let mut site = Site::new("")?;
     site.narrow_lan(1300)?;
     site.host
-        .enter(|| {
-            let mut echo = Echo::new(server)?;
-            sizes.iter().try_for_each(|size| echo.ping(*size))
-        })
+        .enter(|| Echo::new(server)?.ping(&sizes))
         .with_context(|| site.counters().unwrap_or_default())
 }
