@@ -10,7 +10,7 @@
 
 mod common;
 
-use std::{process::Stdio, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use common::Pctl;
