@@ -218,6 +218,21 @@ impl FlowRecord {
     }
 }
 
+/// Elements of `map::TAKEN`.
+pub mod taken {
+    /// Flow records that were ever taken: numbers from there on are free.
+    pub const FLOWS: u32 = 0;
+    /// The same of mappings.
+    pub const MAPPINGS: u32 = 1;
+    /// Numbers in the queue of flow records: raised before one is put in and lowered after one was taken
+    /// out, so that nobody overlooks one. 0: the queue need not be asked.
+    pub const WAITING_FLOWS: u32 = 2;
+    /// The same of mappings.
+    pub const WAITING_MAPPINGS: u32 = 3;
+    /// How many there are.
+    pub const COUNT: u32 = 4;
+}
+
 /// What the index says of a key: number of the record, direction, kind. Never 0.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Payload(pub u32);

@@ -51,8 +51,8 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     /// [`crate::Mapping`] by number, array in mappable memory.
     pub const MAPPINGS: &str = "MAPPINGS";
-    /// How many flow records (0) and mappings (1) were ever taken, array of u32 in mappable memory:
-    /// numbers from there on are free without standing in a queue.
+    /// How many flow records and mappings were ever taken, and how many wait in the queues to be used
+    /// again ([`crate::flow::taken`]), array of u32 in mappable memory.
     pub const TAKEN: &str = "TAKEN";
     /// Numbers of flow records to be used again, queue.
     pub const FREE_FLOWS: &str = "FREE_FLOWS";
@@ -153,6 +153,7 @@ pub const LAYOUT: u32 = {
         offset_of!(Side, seen),
         size_of::<Mapping>(),
         offset_of!(Mapping, references),
+        flow::taken::COUNT as usize,
         size_of::<FragmentKey>(),
         size_of::<Datagram>(),
         size_of::<HeldFrame>(),

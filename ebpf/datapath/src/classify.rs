@@ -119,6 +119,15 @@ pub fn classify<T: PolicyTables>(tables: &T, question: &Question<'_>) -> Ruling 
     ruling
 }
 
+/// What becomes of flows between two zones for which there are no rules; `None` if there are.
+#[inline(always)]
+pub(crate) fn default_of<T: PolicyTables>(tables: &T, from: u8, to: u8) -> Option<Ruling> {
+    let bank = tables.bank();
+    let header = tables.line(bank, HEADER)?;
+    let pair = tables.line(bank, pair(header.low(1), from, to))?;
+    if pair.word(1) == 0 { Some(Ruling::of(pair.low(0))) } else { None }
+}
+
 /// Whether there are rules for flows between two zones.
 #[inline(always)]
 pub fn has_rules<T: PolicyTables>(tables: &T, from: u8, to: u8) -> bool {
@@ -211,18 +220,18 @@ fn address_class<T: PolicyTables>(
     question: &Question<'_>,
     dimension: Dimension,
 ) -> u32 {
-    let mut bits = SPACE_BITS + 128;
-    let address = match dimension {
-        Dimension::Source => *question.source,
-        Dimension::Destination => *question.destination,
+    let key = match dimension {
+        Dimension::Source => ClassKey::of(bank, dimension, *question.source),
+        Dimension::Destination => ClassKey::of(bank, dimension, *question.destination),
         _ => {
-            bits = SPACE_BITS + 48;
             let [a, b, c, d, e, f] = question.mac;
-            [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, 0, 0]), 0, 0]
+            let address =
+                [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, 0, 0]), 0, 0];
+            ClassKey { space: class_space(bank, dimension), address }
         }
     };
-    let key = ClassKey { space: class_space(bank, dimension), address };
-    tables.class(&key, bits).unwrap_or(HEADER)
+    // Nothing in a trie is longer than its addresses are, so all bits may count.
+    tables.class(&key, SPACE_BITS + 128).unwrap_or(HEADER)
 }
 
 #[inline(never)]

@@ -52,7 +52,7 @@ pub use frame::{Frame, FrameMut, Head, HeadMut, IPV4, IPV6, L3, L4, L4_V6};
 pub use icmp_error::{LONGEST, NO_SUM, Summed, icmp_error};
 pub use ingress::{Arrival, Cast, Hook, ingress};
 pub use known::{flow4, flow6};
-pub use open::{Candidate, CandidateTables, create4, create6, open4, open6, rule};
+pub use open::{Candidate, CandidateTables, PATHS, Path, create4, create6, open4, open6, rule};
 pub use packet::{Fragment, Kind, Packet};
 pub use packet6::Packet6;
 pub use refresh::{refresh4, refresh6};

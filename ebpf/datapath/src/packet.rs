@@ -164,7 +164,8 @@ impl Packet {
             let options = version >> 4 == 4 && version & 15 > 5;
             return Some(Some(if options { Counter::DropOptions } else { Counter::DropMalformed }));
         }
-        let length = u16::from_be(frame.u16(L3 + 2)?);
+        let head = frame.head::<L4>()?;
+        let length = u16::from_be(head.u16::<{ L3 + 2 }>());
         if length < 28 || u32::from(length) > available {
             // The shortest thing that passes is a UDP or ICMP header; the last fragment of a
             // datagram may be shorter.
@@ -172,7 +173,7 @@ impl Packet {
                 return Some(Some(Counter::DropMalformed));
             }
         }
-        let fragment_word = u16::from_be(frame.u16(L3 + 6)?);
+        let fragment_word = u16::from_be(head.u16::<{ L3 + 6 }>());
         let offset = fragment_word & 0x1fff;
         let fragment = if offset != 0 {
             Fragment::Later
@@ -182,15 +183,15 @@ impl Packet {
             Fragment::Whole
         };
         *packet = Self {
-            source: frame.u32(L3 + 12)?,
-            destination: frame.u32(L3 + 16)?,
+            source: head.u32::<{ L3 + 12 }>(),
+            destination: head.u32::<{ L3 + 16 }>(),
             source_port: 0,
             destination_port: 0,
-            id: frame.u16(L3 + 4)?,
+            id: head.u16::<{ L3 + 4 }>(),
             length,
-            protocol: frame.u8(L3 + 9)?,
-            ttl: frame.u8(L3 + 8)?,
-            tos: frame.u8(L3 + 1)?,
+            protocol: head.u8::<{ L3 + 9 }>(),
+            ttl: head.u8::<{ L3 + 8 }>(),
+            tos: head.u8::<{ L3 + 1 }>(),
             dont_fragment: fragment_word & 0x4000 != 0,
             tcp_flags: 0,
             header: 8,
@@ -217,25 +218,25 @@ impl Packet {
         match packet.protocol {
             TCP => {
                 packet.kind = Kind::Tcp;
-                packet.source_port = frame.u16(L4)?;
-                packet.destination_port = frame.u16(L4 + 2)?;
-                packet.header = (frame.u8(L4 + 12)? >> 4) << 2;
-                packet.tcp_flags = frame.u8(L4 + 13)?;
-                packet.sequence = u32::from_be(frame.u32(L4 + 4)?);
-                packet.acknowledged = u32::from_be(frame.u32(L4 + 8)?);
-                packet.window = u16::from_be(frame.u16(L4 + 14)?);
-                // The checksum must be there to be rewritten.
-                frame.u16(L4 + 16)?;
+                // With the checksum, which must be there to be rewritten.
+                let head = frame.head::<{ L4 + 18 }>()?;
+                packet.source_port = head.u16::<L4>();
+                packet.destination_port = head.u16::<{ L4 + 2 }>();
+                packet.header = (head.u8::<{ L4 + 12 }>() >> 4) << 2;
+                packet.tcp_flags = head.u8::<{ L4 + 13 }>();
+                packet.sequence = u32::from_be(head.u32::<{ L4 + 4 }>());
+                packet.acknowledged = u32::from_be(head.u32::<{ L4 + 8 }>());
+                packet.window = u16::from_be(head.u16::<{ L4 + 14 }>());
                 if packet.header < 20 || length < 20 + u16::from(packet.header) {
                     return Some(Some(Counter::DropMalformed));
                 }
             }
             UDP => {
                 packet.kind = Kind::Udp;
-                packet.source_port = frame.u16(L4)?;
-                packet.destination_port = frame.u16(L4 + 2)?;
-                frame.u16(L4 + 6)?;
-                if u16::from_be(frame.u16(L4 + 4)?) < 8 {
+                let head = frame.head::<{ L4 + 8 }>()?;
+                packet.source_port = head.u16::<L4>();
+                packet.destination_port = head.u16::<{ L4 + 2 }>();
+                if u16::from_be(head.u16::<{ L4 + 4 }>()) < 8 {
                     return Some(Some(Counter::DropMalformed));
                 }
             }

@@ -218,43 +218,80 @@ fn insert_locked<M: Memory>(memory: &M, hash: Hash, payload: u32) -> Result<(), 
         return Err(InsertError::Exists(twin));
     }
     let entry = hash.entry(payload | IN_USE);
-    let used = vacancies(first).count_zeros();
-    let (one, other) = if used >= CROWDED && used > vacancies(second).count_zeros() {
-        (second, first)
-    } else {
-        (first, second)
-    };
-    if place(one, entry) || place(other, entry) { Ok(()) } else { Err(InsertError::Full) }
-}
-
-/// A bit for each entry that is free; all higher bits are set. Without a branch: the kernel's verifier
-/// would follow every combination.
-#[inline(always)]
-fn vacancies(bucket: &Bucket) -> u32 {
-    let [a, b, c, d, e, f, g, h] = &bucket.0;
-    let mut used = 0;
-    for (index, slot) in [a, b, c, d, e, f, g, h].into_iter().enumerate() {
-        used |= (slot.load(Ordering::Relaxed) as u32 & IN_USE) >> (31 - index);
-    }
-    !used
-}
-
-#[inline(always)]
-fn place(bucket: &Bucket, entry: u64) -> bool {
-    for _ in 0..RACES {
-        let index = vacancies(bucket).trailing_zeros();
-        if index >= SLOTS as u32 {
-            return false;
+    let mut room = Room::of(first);
+    let mut one = first;
+    let mut other = second;
+    if room.used() >= CROWDED {
+        let elsewhere = Room::of(second);
+        if room.used() > elsewhere.used() {
+            (one, other, room) = (second, first, elsewhere);
         }
-        let Some(slot) = bucket.0.get(index as usize) else {
-            return false;
+    }
+    for _ in 0..RACES {
+        let Some(slot) = room.slot(one) else {
+            break;
         };
         // Another key's insertion or removal may be here at the same time.
         if slot.compare_exchange(0, entry, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-            return true;
+            return Ok(());
+        }
+        room = Room::of(one);
+    }
+    for _ in 0..RACES {
+        let Some(slot) = Room::of(other).slot(other) else {
+            break;
+        };
+        if slot.compare_exchange(0, entry, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            return Ok(());
         }
     }
-    false
+    Err(InsertError::Full)
+}
+
+/// What room a bucket has: the first entry that is free in the lower half (if there is one), how many
+/// are used in the upper half.
+#[derive(Clone, Copy)]
+struct Room(u8);
+
+impl Room {
+    /// By the set of used entries, a bit for each.
+    const OF_SET: [u8; 1 << SLOTS] = {
+        let mut rooms = [0; 1 << SLOTS];
+        let mut set = 0;
+        while set < rooms.len() {
+            let used = set as u8;
+            rooms[set] = used.trailing_ones() as u8 % SLOTS as u8 | (used.count_ones() as u8) << 4;
+            set += 1;
+        }
+        rooms
+    };
+
+    /// Without a branch: the kernel's verifier would follow every combination.
+    #[inline(always)]
+    fn of(bucket: &Bucket) -> Self {
+        /// In memory: the kernel's machine cannot count bits, and would take dozens of steps.
+        static OF_SET: [u8; 1 << SLOTS] = Room::OF_SET;
+        let [a, b, c, d, e, f, g, h] = &bucket.0;
+        let mut used = 0;
+        for (index, slot) in [a, b, c, d, e, f, g, h].into_iter().enumerate() {
+            used |= (slot.load(Ordering::Relaxed) as u32 & IN_USE) >> (31 - index);
+        }
+        Self(OF_SET.get(used as usize).copied().unwrap_or((SLOTS as u8) << 4))
+    }
+
+    #[inline(always)]
+    fn used(self) -> u32 {
+        u32::from(self.0 >> 4)
+    }
+
+    /// The first entry that was free.
+    #[inline(always)]
+    fn slot(self, bucket: &Bucket) -> Option<&AtomicU64> {
+        if self.used() == SLOTS as u32 {
+            return None;
+        }
+        bucket.0.get(usize::from(self.0) % SLOTS)
+    }
 }
 
 /// Removes the entry of `hash` with this payload; false if it is not there.

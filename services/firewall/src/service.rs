@@ -198,7 +198,13 @@ impl Firewall {
             return self.replace(self.part.clone(), sizes, Some(desired));
         }
         self.desired = desired;
-        let (mut changed, gone) = install(self.datapath.maps(), &self.desired, &mut self.in_force)?;
+        let installed = install(self.datapath.maps(), &self.desired, &mut self.in_force);
+        // What first packets have found out so far is of the tables of before; also if the kernel refused
+        // one of them halfway.
+        if !matches!(installed, Ok((false, _))) {
+            self.datapath.maps().next_generation()?;
+        }
+        let (mut changed, gone) = installed?;
         if !gone.is_empty() {
             let purged = self.end_where(|record| gone.concerns(record));
             tracing::info!(purged, "flows of vanished addresses or zones removed");

@@ -1,7 +1,10 @@
 //! From rules to the tables that the datapath classifies with; their layout is told in
 //! `portcullis_datapath_abi::classifier`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
+};
 
 use portcullis_datapath_abi::classifier::{
     self, ClassKey, Dimension, FULL_CONE, HEADER, LIMITED, LOG, NODE, NODE_LINES, RATED,
@@ -48,11 +51,31 @@ pub struct ClassEntry {
 impl Compiled {
     /// Keys of the tries in a bank, how many bits of each count, and their values.
     pub fn class_entries(&self, bank: u32) -> impl Iterator<Item = (ClassKey, u32, u32)> {
-        self.classes.iter().map(move |entry| {
-            let space = class_space(bank, entry.dimension);
-            let key = ClassKey { space, address: entry.address };
-            (key, SPACE_BITS + entry.bits, entry.line)
-        })
+        self.classes.iter().flat_map(move |entry| entry.keys(bank).into_iter().flatten())
+    }
+}
+
+impl ClassEntry {
+    /// Its own key, and that of all of IPv4 if it is around it. An entry inside comes later, so its value
+    /// stays where two have that one key.
+    fn keys(&self, bank: u32) -> [Option<(ClassKey, u32, u32)>; 2] {
+        let ClassEntry { dimension, address, bits, line } = *self;
+        let space = class_space(bank, dimension);
+        let whole = ClassKey { space, address };
+        if dimension == Dimension::Mac {
+            return [Some((whole, SPACE_BITS + bits, line)), None];
+        }
+        let ipv4 = Ipv4Addr::UNSPECIFIED.to_ipv6_mapped().to_bits();
+        if bits >= 96 {
+            let key = ClassKey::of(bank, dimension, address);
+            return [Some((key, SPACE_BITS + bits - key.bits_left_out(), line)), None];
+        }
+        let is_around = (as_number(address) ^ ipv4).checked_shr(128 - bits).unwrap_or(0) == 0;
+        let all = is_around.then(|| {
+            let key = ClassKey::of(bank, dimension, in_packet(ipv4));
+            (key, SPACE_BITS, line)
+        });
+        [Some((whole, SPACE_BITS + bits, line)), all]
     }
 }
 
@@ -352,6 +375,11 @@ fn rule_words(rule: &ResolvedRule) -> Words {
 
 fn last_of(first: u128, length: u32) -> u128 {
     first | u128::MAX.checked_shr(length).unwrap_or(0)
+}
+
+/// The number that the words of an address in a packet are.
+fn as_number(address: [u32; 4]) -> u128 {
+    address.into_iter().fold(0, |number, word| number << 32 | u128::from(u32::from_be(word)))
 }
 
 /// A number as the words of an address in a packet.

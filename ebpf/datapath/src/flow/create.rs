@@ -1,5 +1,7 @@
 //! Making and ending flows.
 
+use core::mem::offset_of;
+
 use portcullis_datapath_abi::{
     Config, Counter, FlowKey, FlowKey6, FlowRecord,
     flow::{EntryKind, FREE, IPV6, LIVE, NO_SCALE, Payload, TRANSLATED},
@@ -22,6 +24,8 @@ pub(crate) struct Terms {
     pub now: u32,
     /// Current generation of routes, for `hop`.
     pub generation: u32,
+    /// Packets and bytes of the initiator that are counted already.
+    pub counted: (u32, u32),
 }
 
 /// An IPv4 flow to be made.
@@ -128,12 +132,15 @@ pub(crate) fn create6<T: FlowTables>(
 fn fill(flow: FlowRef<'_>, terms: &Terms, hop: Option<&NextHop>) {
     let record: *mut FlowRecord = flow.record();
     // SAFETY: the record is the caller's alone. Word by word: a whole record on the stack would be
-    // a third of it.
+    // a third of it. The ends, in front, are the caller's to write, all of them.
     unsafe {
         let words = record.cast::<u64>();
-        for index in 0..size_of::<FlowRecord>() / 8 {
+        for index in offset_of!(FlowRecord, packets) / 8..size_of::<FlowRecord>() / 8 {
             words.add(index).write_volatile(0);
         }
+        let (packets, bytes) = terms.counted;
+        (&raw mut (*record).packets).cast::<u64>().write(u64::from(packets));
+        (&raw mut (*record).bytes).cast::<u64>().write(u64::from(bytes));
         (*record).last_seen = terms.now;
         (*record).created = terms.now;
         (*record).mapping = terms.mapping;

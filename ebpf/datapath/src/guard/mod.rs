@@ -150,13 +150,18 @@ pub fn asks_proof<T: GuardTables>(tables: &T, zone: u8) -> bool {
 
 /// Whether the source of a SYN must prove first that it receives what is sent to it.
 #[inline(always)]
-pub fn must_prove<T: GuardTables>(tables: &T, zone: u8, source: &[u32; 4], now: u32) -> bool {
+pub fn must_prove<T: GuardTables>(
+    tables: &T,
+    zone: u8,
+    source: &[u32; 4],
+    now: impl FnOnce() -> u32,
+) -> bool {
     if !asks_proof(tables, zone) {
         return false;
     }
     match tables.verified_until(source) {
         // Signed, because ticks wrap.
-        Some(until) => until.wrapping_sub(now) as i32 <= 0,
+        Some(until) => until.wrapping_sub(now()) as i32 <= 0,
         None => true,
     }
 }

@@ -92,7 +92,7 @@ pub fn challenge<T: Tables, F: Frame>(
     }
     let unproven = Err(Drop::from(Counter::DropUnproven, zone));
     // Data in a SYN (TCP Fast Open) and extension headers would have to be sent back.
-    if segment.payload != 0 || !must_prove(tables, zone, &segment.source, tables.now()) {
+    if segment.payload != 0 || !must_prove(tables, zone, &segment.source, || tables.now()) {
         return unproven;
     }
     let Segment { ipv6, header, .. } = segment;

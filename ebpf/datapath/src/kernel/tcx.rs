@@ -226,10 +226,28 @@ macro_rules! continued {
 continued! {
     /// The policy.
     tcx_rule: rule;
-    /// Making an IPv4 flow.
-    tcx_create4: create4;
     /// Making an IPv6 flow.
     tcx_create6: create6;
+}
+
+/// Making an IPv4 flow; a UDP datagram leaves at once.
+#[classifier]
+pub fn tcx_create4(context: TcContext) -> i32 {
+    let arrival = arrival(&context);
+    let maps = Maps::new(context.as_ptr());
+    match create4(&maps) {
+        Verdict::Forward(counter, edit, hop) => {
+            let mut frame = Buffer::new(&context, ENTRY);
+            if rewrite::plain(&mut frame, &edit).is_none() {
+                return TC_ACT_SHOT;
+            }
+            context.set_mark(FORWARD_MARK);
+            count(counter, arrival.segments, arrival.length);
+            // SAFETY: takes numbers only.
+            unsafe { bpf_redirect(hop.egress, 0) as i32 }
+        }
+        other => conclude(&context, &maps, &arrival, other),
+    }
 }
 
 /// Answers of the router.

@@ -161,10 +161,34 @@ macro_rules! continued {
 continued! {
     /// The policy.
     xdp_rule: rule;
-    /// Making an IPv4 flow.
-    xdp_create4: create4;
     /// Making an IPv6 flow.
     xdp_create6: create6;
+}
+
+/// Making an IPv4 flow; a UDP datagram leaves at once.
+#[xdp]
+pub fn xdp_create4(context: XdpContext) -> u32 {
+    let maps = Maps::new(context.as_ptr());
+    match create4(&maps) {
+        Verdict::Forward(counter, edit, hop) => {
+            let mut frame = Buffer::new(&context);
+            if rewrite::plain(&mut frame, &edit).is_none() {
+                return xdp_action::XDP_DROP;
+            }
+            count(counter, 1, length(&context));
+            // SAFETY: takes numbers only.
+            unsafe { bpf_redirect(hop.egress, 0) as u32 }
+        }
+        Verdict::Next(stage) => {
+            stages::xdp(&context, stage as u32);
+            xdp_action::XDP_PASS
+        }
+        Verdict::Drop(drop) => {
+            dropped(&context, &maps, length(&context), drop);
+            xdp_action::XDP_DROP
+        }
+        _ => xdp_action::XDP_PASS,
+    }
 }
 
 #[inline(always)]

@@ -7,6 +7,7 @@ use portcullis_datapath_abi::{
     policy::{EVENTS, NO_RULE},
 };
 
+use super::path::Path;
 use crate::{
     FlowTables, NextHop, Tables,
     classify::{Action, Question, Ruling},
@@ -19,6 +20,8 @@ use crate::{
 pub trait CandidateTables: FlowTables {
     /// The candidate.
     fn candidate(&self) -> Option<&Candidate>;
+    /// A place for a path, of this CPU too; `None` if `slot` is not below [`super::path::PATHS`].
+    fn path(&self, slot: u32) -> Option<&Path>;
 }
 
 /// A flow that may come to be.
@@ -36,6 +39,10 @@ pub struct Candidate {
     pub hop: Cell<NextHop>,
     /// Length of the largest packet that leaves, in bytes.
     pub length: Cell<u32>,
+    /// Of a `PLAIN` packet: segments that were aggregated into it.
+    pub segments: Cell<u32>,
+    /// Of a `PLAIN` packet: bytes from the IP header on.
+    pub bytes: Cell<u32>,
     /// Ports as the policy is asked about them: of ICMP, type and code in the place of the second.
     pub asked: Cell<[u16; 2]>,
     /// Port of the destination that the packet is really for.
@@ -65,6 +72,9 @@ pub(crate) const RESOLVED: u8 = 2;
 /// In [`Candidate::facts`]: for a service of the router that its zone may reach unless a rule says
 /// otherwise.
 pub(crate) const SERVICE: u8 = 4;
+/// In [`Candidate::facts`]: a whole UDP datagram over IPv4, to be sent on by the resolved next hop as soon
+/// as it has its flow.
+pub(crate) const PLAIN: u8 = 8;
 
 impl Candidate {
     /// Zone that it comes from.

@@ -6,9 +6,9 @@ use portcullis_datapath_abi::{
     policy::MASQUERADE,
 };
 
-use super::candidate::{Candidate, IPV6, RESOLVED};
+use super::candidate::{Candidate, IPV6, PLAIN, RESOLVED};
 use crate::{
-    NextHop, Stage, Tables, Verdict,
+    Edit, FlowRef, Hop, Kind, L4, NextHop, Stage, Tables, Verdict,
     flow::{New4, New6, Terms, create4 as make4, create6 as make6, find4, find6},
     limits,
     nat::{outbound, release},
@@ -47,9 +47,12 @@ pub fn create4<'a, T: Tables>(tables: &'a T) -> Verdict<'a> {
         &New4 { forward: &key, reverse: &reverse, terms, hop: candidate.known_hop() },
     );
     match made {
-        Ok(record) => {
-            candidate.started(tables, config, record);
-            Verdict::Next(Stage::Entry)
+        Ok(number) => {
+            candidate.started(tables, config, number);
+            if candidate.facts.get() & PLAIN != 0 {
+                return send(tables, candidate, number);
+            }
+            Verdict::Next(candidate.again())
         }
         Err(reason) => {
             release(tables, source.mapping);
@@ -61,6 +64,29 @@ pub fn create4<'a, T: Tables>(tables: &'a T) -> Verdict<'a> {
             failed(tables, candidate, reason)
         }
     }
+}
+
+/// Sends the packet on: whatever the entry asks of a packet has been asked before its flow was made.
+#[inline(always)]
+fn send<'a, T: Tables>(tables: &'a T, candidate: &Candidate, number: u32) -> Verdict<'a> {
+    let Some(record) = tables.record(number) else {
+        return Verdict::Next(Stage::Entry);
+    };
+    // SAFETY: map memory stays valid while the program runs, and the flow was made a moment ago.
+    let flow = unsafe { FlowRef::new(record, number, 0) };
+    let edit = Edit {
+        flow,
+        kind: Kind::Udp,
+        ttl: candidate.ttl.get(),
+        protocol: 0,
+        plain: true,
+        ipv6: false,
+        length: 0,
+        transport: L4 as u16,
+        mss: 0,
+    };
+    let NextHop { egress, link, .. } = candidate.hop.get();
+    Verdict::Forward(Counter::Forwarded, edit, Hop { egress, link, cached: true, next_hop: [0; 4] })
 }
 
 /// Stage [`Stage::Create6`].
@@ -93,6 +119,13 @@ const fn has_ports(protocol: u8) -> bool {
 }
 
 impl Candidate {
+    /// Where a packet starts over that has its flow now. The entry would hand a SYN on.
+    #[inline(always)]
+    fn again(&self) -> Stage {
+        let arrived = self.flags.get() & FROM_ROUTER == 0;
+        if arrived && self.key.get().protocol == TCP { Stage::Flow4 } else { Stage::Entry }
+    }
+
     #[inline(always)]
     fn terms(&self, config: &Config, mapping: u32, now: u32) -> Terms {
         Terms {
@@ -101,6 +134,11 @@ impl Candidate {
             mapping,
             now,
             generation: config.generation,
+            counted: if self.facts.get() & PLAIN != 0 {
+                (self.segments.get(), self.bytes.get())
+            } else {
+                (0, 0)
+            },
         }
     }
 

@@ -1,4 +1,5 @@
-//! Packets of no known flow: what the policy allows opens one, and the packet starts over.
+//! Packets of no known flow: what the policy allows opens one. A UDP datagram is then sent on at once, any
+//! other packet starts over and finds its flow.
 //!
 //! 1. [`open4`], [`open6`]: who it is from and for, and the way there. They fill in the [`Candidate`].
 //! 2. `rule`: what the policy says.
@@ -8,6 +9,7 @@
 
 mod candidate;
 mod create;
+mod path;
 mod router;
 mod rule;
 mod v4;
@@ -20,6 +22,7 @@ use crate::{Frame, Kind, packet::tcp};
 pub(crate) use candidate::IPV6;
 pub use candidate::{Candidate, CandidateTables};
 pub use create::{create4, create6};
+pub use path::{PATHS, Path};
 pub(crate) use router::{
     dhcp_client_keys, dhcp6_client_key, is_dhcp_request, is_dhcp6_request, service_of,
 };

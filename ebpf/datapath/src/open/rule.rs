@@ -9,7 +9,7 @@ use portcullis_datapath_abi::{
 use super::candidate::{Candidate, IPV6, SERVICE};
 use crate::{
     Stage, Tables, Verdict,
-    classify::{Action, Question, Ruling, classify},
+    classify::{Action, Ruling, classify, default_of},
     guard::must_prove,
     limits,
     nat::Inside,
@@ -23,10 +23,14 @@ pub fn rule<'a, T: Tables>(tables: &'a T) -> Verdict<'a> {
     let Some(candidate) = tables.candidate() else {
         return Verdict::Drop(Drop::from(Counter::DropStage, Drop::UNKNOWN));
     };
-    let (source, destination) = (candidate.source.get(), candidate.destination.get());
-    let question = candidate.question(&source, &destination);
-    let ruling = classify(tables, &question);
-    let (from, to) = (question.from, question.to);
+    let (from, to) = (candidate.from(), candidate.to.get());
+    let ruling = match default_of(tables, from, to) {
+        Some(ruling) => ruling,
+        None => {
+            let (source, destination) = (candidate.source.get(), candidate.destination.get());
+            classify(tables, &candidate.question(&source, &destination))
+        }
+    };
     // The router's services need no flows, so that a flood of queries cannot fill the table.
     if ruling.rule == NO_RULE && candidate.facts.get() & SERVICE != 0 {
         return Verdict::Kernel(Counter::Service);
@@ -35,14 +39,19 @@ pub fn rule<'a, T: Tables>(tables: &'a T) -> Verdict<'a> {
     let invited = ruling.rule == NO_RULE && is_invited(candidate.inside.get(), from, to);
     if !invited {
         if ruling.flags & classifier::LOG != 0 {
+            let (source, destination) = (candidate.source.get(), candidate.destination.get());
+            let question = candidate.question(&source, &destination);
             rule_hit(tables, &question, &ruling, tables.now());
         }
         if let Some(verdict) = refusal(&ruling, from, to) {
             return verdict;
         }
     }
-    if let Some(verdict) = unfit(tables, candidate, &question) {
-        forget(tables, &question, &ruling);
+    if let Some(verdict) = unfit(tables, candidate, from, to) {
+        // The flow that the ruling let in was not made after all: it does not count for its source.
+        if ruling.flags & classifier::LIMITED != 0 {
+            limits::release(tables, ruling.rule, &candidate.source.get());
+        }
         return verdict;
     }
     candidate.rule.set(ruling.rule);
@@ -77,10 +86,12 @@ fn refusal<'a>(ruling: &Ruling, from: u8, to: u8) -> Option<Verdict<'a>> {
 fn unfit<'a, T: Tables>(
     tables: &T,
     candidate: &Candidate,
-    question: &Question<'_>,
+    from: u8,
+    to: u8,
 ) -> Option<Verdict<'a>> {
-    let (from, to) = (question.from, question.to);
-    if question.protocol == TCP && must_prove(tables, from, question.source, tables.now()) {
+    if candidate.key.get().protocol == TCP
+        && must_prove(tables, from, &candidate.source.get(), || tables.now())
+    {
         return Some(Verdict::Next(Stage::Challenge));
     }
     if candidate.flags.get() & TO_ROUTER != 0 {
@@ -97,12 +108,4 @@ fn unfit<'a, T: Tables>(
         return Some(Verdict::Answer(Answer { drop, kind: AnswerKind::TooBig, mtu }));
     }
     None
-}
-
-/// The flow that a ruling let in was not made after all: it does not count for its source.
-#[inline(always)]
-fn forget<T: Tables>(tables: &T, question: &Question<'_>, ruling: &Ruling) {
-    if ruling.flags & classifier::LIMITED != 0 {
-        limits::release(tables, ruling.rule, question.source);
-    }
 }

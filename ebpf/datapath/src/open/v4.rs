@@ -3,15 +3,17 @@
 use portcullis_datapath_abi::{
     Config, Counter,
     flow::{ICMP, LOGGED, TO_ROUTER},
-    policy::{DHCP, ROUTER},
+    policy::{DHCP, ROUTER, XDP_TRANSMIT},
 };
 
 use super::{
-    candidate::{Candidate, RESOLVED, SERVICE},
-    dhcp_client_keys, flood_class, is_dhcp_request, is_reset, link_source, opens, service_of,
+    candidate::{Candidate, PLAIN, RESOLVED, SERVICE},
+    dhcp_client_keys, flood_class, is_dhcp_request, is_reset, link_source, opens,
+    path::PathKey,
+    service_of,
 };
 use crate::{
-    Arrival, Cast, Kind, NextHop, RouteQuery, Stage, Tables, Verdict,
+    Arrival, Cast, Hook, Kind, NextHop, RouteQuery, Stage, Tables, Verdict,
     classify::has_rules,
     flow::find4,
     frame::Frame,
@@ -38,6 +40,7 @@ pub fn open4<'a, T: Tables, F: Frame>(tables: &'a T, frame: &F, arrival: &Arriva
     if matches!(packet.fragment, Fragment::Later) {
         return Verdict::Drop(Drop::from(Counter::DropFragment, from));
     }
+    let packet = &packet;
     let (source, destination) = (mapped(packet.source), mapped(packet.destination));
     let visitor = Visitor {
         zone: from,
@@ -49,17 +52,28 @@ pub fn open4<'a, T: Tables, F: Frame>(tables: &'a T, frame: &F, arrival: &Arriva
         return Verdict::Drop(Drop::from(reason, from));
     }
     if arrival.cast == Cast::Group || is_group(packet.destination) {
-        return to_router(tables, config, frame, arrival, &packet);
+        return to_router(tables, config, frame, arrival, packet);
     }
     let Some(candidate) = tables.candidate() else {
         return Verdict::Drop(Drop::from(Counter::DropStage, from));
     };
-    propose(candidate, frame, &packet, from);
+    propose(candidate, frame, packet, from);
+    let generation = config.generation;
+    let key = PathKey::of(packet, arrival, generation);
+    let Some(path) = tables.path(key.slot()) else {
+        return Verdict::Drop(Drop::from(Counter::DropStage, from));
+    };
+    if path.take(&key, candidate) {
+        if let Some(verdict) = unproven(tables, packet, from) {
+            return verdict;
+        }
+        return ready(arrival, packet, candidate);
+    }
     match inbound(tables, config, &packet.key(from)) {
-        Inbound::Inside(inside) => enter(candidate, &packet, &inside),
+        Inbound::Inside(inside) => enter(candidate, packet, &inside),
         Inbound::Direct if !tables.is_local(packet.destination) => {}
         Inbound::Direct | Inbound::ToRouter => {
-            return to_router(tables, config, frame, arrival, &packet);
+            return to_router(tables, config, frame, arrival, packet);
         }
     }
     if !may_be_end(packet.source)
@@ -68,13 +82,38 @@ pub fn open4<'a, T: Tables, F: Frame>(tables: &'a T, frame: &F, arrival: &Arriva
     {
         return Verdict::Drop(Drop::from(Counter::DropMartian, from));
     }
+    if let Some(verdict) = unproven(tables, packet, from) {
+        return verdict;
+    }
+    through(tables, arrival, packet, candidate, generation)
+}
+
+/// What becomes of a packet that may not be the first of a flow.
+#[inline(always)]
+fn unproven<'a, T: Tables>(tables: &T, packet: &Packet, from: u8) -> Option<Verdict<'a>> {
     if is_reset(packet.kind, packet.tcp_flags) && asks_proof(tables, from) {
-        return Verdict::Next(Stage::Challenge);
+        return Some(Verdict::Next(Stage::Challenge));
     }
-    if let Err(reason) = opens(packet.kind, packet.tcp_flags) {
-        return Verdict::Drop(Drop::from(reason, from));
+    match opens(packet.kind, packet.tcp_flags) {
+        Ok(()) => None,
+        Err(reason) => Some(Verdict::Drop(Drop::from(reason, from))),
     }
-    through(tables, arrival, &packet, candidate)
+}
+
+/// On to the policy, with the way out in the candidate.
+#[inline(always)]
+fn ready<'a>(arrival: &Arrival, packet: &Packet, candidate: &Candidate) -> Verdict<'a> {
+    candidate.length.set(wire_length(&packet.transit(), arrival));
+    let facts = candidate.facts.get();
+    // What XDP cannot send it leaves to tcx, which finds the flow.
+    let sends = arrival.hook != Hook::Xdp || candidate.hop.get().link & XDP_TRANSMIT != 0;
+    let whole = packet.kind == Kind::Udp && matches!(packet.fragment, Fragment::Whole);
+    if whole && sends && facts & RESOLVED != 0 {
+        candidate.segments.set(arrival.segments);
+        candidate.bytes.set(u32::from(packet.length));
+        candidate.facts.set(facts | PLAIN);
+    }
+    Verdict::Next(Stage::Rule)
 }
 
 /// What is the same for packets through the router and to it.
@@ -119,9 +158,9 @@ fn through<'a, T: Tables>(
     arrival: &Arrival,
     packet: &Packet,
     candidate: &Candidate,
+    generation: u32,
 ) -> Verdict<'a> {
     let from = candidate.from();
-    candidate.length.set(wire_length(&packet.transit(), arrival));
     let query = RouteQuery {
         interface: arrival.interface,
         source: candidate.source.get(),
@@ -145,11 +184,19 @@ fn through<'a, T: Tables>(
     if route.resolved {
         candidate.facts.set(RESOLVED);
     }
+    let direct = candidate.inside.get() & TRANSLATED == 0;
     // Back into its own zone, it has the source that its answer finds the way back by.
-    if candidate.inside.get() & TRANSLATED == 0 || from != egress.zone {
+    if direct || from != egress.zone {
         candidate.exit.set(Exit::by(egress, zone));
     }
-    Verdict::Next(Stage::Rule)
+    let key = PathKey::of(packet, arrival, generation);
+    if direct
+        && route.resolved
+        && let Some(path) = tables.path(key.slot())
+    {
+        path.keep(&key, candidate);
+    }
+    ready(arrival, packet, candidate)
 }
 
 /// A packet for the router itself.

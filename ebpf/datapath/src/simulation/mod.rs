@@ -21,8 +21,8 @@ use portcullis_datapath_abi::{
 };
 
 use crate::{
-    Arrival, Candidate, CandidateTables, Departure, Route, RouteQuery, Stage, Tables, Verdict,
-    hold::Held,
+    Arrival, Candidate, CandidateTables, Departure, PATHS, Path, Route, RouteQuery, Stage, Tables,
+    Verdict, hold::Held,
 };
 
 pub use frame::Bytes;
@@ -62,6 +62,8 @@ pub struct Simulation {
     pub flows: flows::FlowMaps,
     /// Flow that may come to be.
     pub candidate: Candidate,
+    /// Ways that were found before.
+    pub paths: Vec<Path>,
     /// Translation.
     pub nat: nat::NatMaps,
     /// Policy.
@@ -88,7 +90,8 @@ impl Simulation {
         let table = flows::FlowMaps::new(flows);
         Self {
             config: Config {
-                seed: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],
+                // Independent of each other, as random ones are: the hash adds two products.
+                seed: [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344],
                 generation: 1,
                 bank: 0,
                 buckets: table.buckets(),
@@ -108,6 +111,7 @@ impl Simulation {
             seed: Cell::new(1),
             flows: table,
             candidate: Candidate::default(),
+            paths: (0..PATHS).map(|_| Path::default()).collect(),
             nat: Default::default(),
             policy: Default::default(),
             fragments: Default::default(),
@@ -189,6 +193,10 @@ impl Simulation {
 impl CandidateTables for Simulation {
     fn candidate(&self) -> Option<&Candidate> {
         Some(&self.candidate)
+    }
+
+    fn path(&self, slot: u32) -> Option<&Path> {
+        self.paths.get(slot as usize)
     }
 }
 

@@ -12,5 +12,6 @@ mod frames;
 
 mod lifetimes;
 mod mappings;
+mod paths;
 mod site;
 mod stories;

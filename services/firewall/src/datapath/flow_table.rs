@@ -11,7 +11,7 @@ use portcullis_datapath_abi::{
     Config, FlowKey6, FlowRecord, Mapping,
     flow::{
         CLEARED, EntryKind, FREE, GONE, IPV6, LIVE, MAPPING_CLOSED, NO_MAPPING, PASSED, Payload,
-        Side,
+        Side, taken,
     },
     map,
     nat::References,
@@ -19,10 +19,6 @@ use portcullis_datapath_abi::{
 use portcullis_flow_table::{Bucket, Hash, LOCKS, Memory, find, hash16, hash40, insert, remove};
 
 use super::{Result, mapped::Mapped, maps};
-
-/// Elements of `TAKEN`.
-const TAKEN_FLOWS: u32 = 0;
-const TAKEN_MAPPINGS: u32 = 1;
 
 /// Index, records, mappings, and the numbers of both that are free.
 pub struct FlowTable {
@@ -73,12 +69,12 @@ impl FlowTable {
 
     /// Records from this number on were never used.
     pub fn flows_used(&self) -> u32 {
-        self.used(TAKEN_FLOWS, self.flows.len())
+        self.used(taken::FLOWS, self.flows.len())
     }
 
     /// Mappings from this number on were never used.
     pub fn mappings_used(&self) -> u32 {
-        self.used(TAKEN_MAPPINGS, self.mappings.len())
+        self.used(taken::MAPPINGS, self.mappings.len())
     }
 
     fn used(&self, which: u32, most: u32) -> u32 {
@@ -191,7 +187,9 @@ impl FlowTable {
         if state.compare_exchange(CLEARED, FREE, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return Ok(false);
         }
-        let pushed = self.free_flows.push(number, 0).map_err(maps::failed(map::FREE_FLOWS));
+        let waiting = self.taken.get(taken::WAITING_FLOWS);
+        let pushed = Self::hand_back(&mut self.free_flows, waiting, number)
+            .map_err(maps::failed(map::FREE_FLOWS));
         if pushed.is_err()
             && let Some(state) = self.state(number)
         {
@@ -265,7 +263,9 @@ impl FlowTable {
         if state.compare_exchange(gone, free, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return Ok(false);
         }
-        let pushed = self.free_mappings.push(number, 0).map_err(maps::failed(map::FREE_MAPPINGS));
+        let waiting = self.taken.get(taken::WAITING_MAPPINGS);
+        let pushed = Self::hand_back(&mut self.free_mappings, waiting, number)
+            .map_err(maps::failed(map::FREE_MAPPINGS));
         if pushed.is_err()
             && let Some(state) = self.mapping_state(number)
         {
@@ -410,21 +410,47 @@ impl FlowTable {
     }
 
     pub(crate) fn take_flow(&mut self) -> Option<u32> {
-        Self::take(&mut self.free_flows, self.taken.get(TAKEN_FLOWS)?, self.flows.len())
+        let taken = [taken::FLOWS, taken::WAITING_FLOWS].map(|at| self.taken.get(at));
+        Self::take(&mut self.free_flows, taken, self.flows.len())
     }
 
     pub(crate) fn take_mapping(&mut self) -> Option<u32> {
-        let taken = self.taken.get(TAKEN_MAPPINGS)?;
+        let taken = [taken::MAPPINGS, taken::WAITING_MAPPINGS].map(|at| self.taken.get(at));
         Self::take(&mut self.free_mappings, taken, self.mappings.len())
     }
 
-    fn take(free: &mut Queue<MapData, u32>, taken: &AtomicU32, most: u32) -> Option<u32> {
-        let fresh = taken.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |taken| {
+    /// Puts a number into its queue.
+    fn hand_back(
+        free: &mut Queue<MapData, u32>,
+        waiting: Option<&AtomicU32>,
+        number: u32,
+    ) -> std::result::Result<(), aya::maps::MapError> {
+        // Before: a packet that sees none does not look for one.
+        waiting.inspect(|waiting| {
+            waiting.fetch_add(1, Ordering::AcqRel);
+        });
+        free.push(number, 0).inspect_err(|_| {
+            waiting.inspect(|waiting| {
+                waiting.fetch_sub(1, Ordering::AcqRel);
+            });
+        })
+    }
+
+    fn take(
+        free: &mut Queue<MapData, u32>,
+        [taken, waiting]: [Option<&AtomicU32>; 2],
+        most: u32,
+    ) -> Option<u32> {
+        let fresh = taken?.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |taken| {
             (taken < most).then(|| taken + 1)
         });
         match fresh {
             Ok(number) => Some(number),
-            Err(_) => free.pop(0).ok(),
+            Err(_) => {
+                let number = free.pop(0).ok()?;
+                waiting?.fetch_sub(1, Ordering::AcqRel);
+                Some(number)
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 use aya::maps::{Array, Queue};
 use portcullis_datapath_abi::{
     Config, FlowKey, FlowRecord, Mapping,
-    flow::{ACK, Ends4, LIVE, NO_MAPPING, SYN, TCP},
+    flow::{ACK, Ends4, LIVE, NO_MAPPING, SYN, TCP, taken},
     map,
 };
 use portcullis_flow_table::LOCKS;
@@ -47,7 +47,7 @@ impl Scratch {
         array!(u32, LOCKS, map::LOCKS);
         array!(FlowRecord, flows, map::FLOWS);
         array!(Mapping, flows, map::MAPPINGS);
-        array!(u32, 2, map::TAKEN);
+        array!(u32, taken::COUNT, map::TAKEN);
         for name in [map::FREE_FLOWS, map::FREE_MAPPINGS] {
             Queue::<_, u32>::create(flows, 0)
                 .unwrap_or_else(|error| panic!("{name}: {error}"))

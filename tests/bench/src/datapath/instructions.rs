@@ -50,7 +50,7 @@ pub fn measure(meter: Meter) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Says where the instructions of the established path go.
+/// Says where the instructions go: of established packets, of new flows, and of new flows with rules.
 ///
 /// # Errors
 /// As [`measure`].
@@ -65,8 +65,30 @@ pub fn profile(meter: Meter) -> Result<Vec<Profile>> {
             profile::profile(|| router.forward(&frames, PROFILED.packets, meter).map(drop))?;
         let figure = Figure { scene: "established".to_owned(), mode, instructions };
         profiles.push(Profile { figure, shares });
+        if mode == Mode::Redirect {
+            continue;
+        }
+        profiles.push(profile_new(&mut router, "new flows".to_owned(), meter)?);
+        if mode == Mode::Xdp {
+            for (rules, policy) in RULES {
+                router.forget()?;
+                router.set_rules(rules)?;
+                profiles.push(profile_new(&mut router, format!("new flows, {policy}"), meter)?);
+            }
+        }
     }
     Ok(profiles)
+}
+
+/// The same of first packets, each of another flow.
+fn profile_new(router: &mut Router, scene: String, meter: Meter) -> Result<Profile> {
+    let frames = router.frames(Content::Udp, Way::Out, Order::InTurn, PORTS)?;
+    frames.start_at(FLOWS)?;
+    // Sampling costs instructions of its own, so it counts half of the flows and samples the other.
+    let half = (PORTS - FLOWS) / 2;
+    let instructions = router.forward(&frames, half, meter)?;
+    let shares = profile::profile(|| router.forward(&frames, half, meter).map(drop))?;
+    Ok(Profile { figure: Figure { scene, mode: router.mode(), instructions }, shares })
 }
 
 fn router(mode: Mode) -> Result<Router> {

@@ -307,7 +307,14 @@ impl Router {
     /// Replaces our policy by one of this many rules; peers have none.
     pub fn set_rules(&mut self, rules: u32) -> Result<()> {
         match &mut self.ours {
-            Some(ours) => self.router.enter(|| ours.set_rules(rules)),
+            Some(ours) => {
+                self.router.enter(|| ours.set_rules(rules))?;
+                // A policy that needs larger tables has other programs.
+                if self.plan.mode == Mode::Xdp {
+                    self.program = Some(ours.xdp()?);
+                }
+                Ok(())
+            }
             None => Ok(()),
         }
     }

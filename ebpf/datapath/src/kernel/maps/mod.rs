@@ -11,12 +11,14 @@ mod routes;
 pub mod stages;
 pub mod telemetry;
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     helpers,
     macros::map,
     maps::{Array, PerCpuArray},
 };
-use portcullis_datapath::{Candidate, CandidateTables, Route, RouteQuery, Tables};
+use portcullis_datapath::{Candidate, CandidateTables, PATHS, Path, Route, RouteQuery, Tables};
 use portcullis_datapath_abi::{
     Config, Counter, Interface, TICK_SHIFT, Zone,
     counter::{self, Count},
@@ -30,6 +32,10 @@ static COUNTERS: PerCpuArray<Count> = PerCpuArray::pinned(counter::COUNT as u32,
 /// Handed on between the stages of a first packet.
 #[map]
 static CANDIDATE: PerCpuArray<OneCpus<Candidate>> = PerCpuArray::with_max_entries(1, 0);
+
+/// Ways that this CPU has found before.
+#[map]
+static PATH: PerCpuArray<OneCpus<Path>> = PerCpuArray::with_max_entries(PATHS, 0);
 
 /// Where [`Tables::settled`] puts a packet.
 #[map]
@@ -72,6 +78,11 @@ impl CandidateTables for Maps {
     #[inline(always)]
     fn candidate(&self) -> Option<&Candidate> {
         CANDIDATE.get(0).map(|candidate| &candidate.0)
+    }
+
+    #[inline(always)]
+    fn path(&self, slot: u32) -> Option<&Path> {
+        PATH.get(slot).map(|path| &path.0)
     }
 }
 
@@ -119,9 +130,13 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn route(&self, query: &RouteQuery) -> Option<Route> {
-        let mut route =
-            Route { egress: 0, mtu: 0, resolved: false, macs: [0; 3], next_hop: [0; 4] };
-        if routes::lookup(self.context, query, &mut route) { Some(route) } else { None }
+        let mut route = MaybeUninit::uninit();
+        if routes::lookup(self.context, query, &mut route) {
+            // SAFETY: filled in, as it says.
+            Some(unsafe { route.assume_init() })
+        } else {
+            None
+        }
     }
 
     #[inline(always)]

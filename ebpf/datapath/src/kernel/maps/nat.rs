@@ -14,6 +14,7 @@ use aya_ebpf::{
 use portcullis_datapath::nat::NatTables;
 use portcullis_datapath_abi::{
     Mapping,
+    flow::taken,
     nat::{
         External, ExternalKey, Forward, ForwardKey, ForwardList, ForwardSourceKey, MAX_EXTERNALS,
         MAX_FORWARD_PORTS, MAX_FORWARD_SOURCES, MAX_FORWARDS, MAX_POOL_BLOCKS, MAX_POOLS,
@@ -21,7 +22,10 @@ use portcullis_datapath_abi::{
     },
 };
 
-use super::{Maps, flows::take};
+use super::{
+    Maps,
+    flows::{hand_back, take},
+};
 
 // User space sets the sizes of these two.
 #[map]
@@ -95,12 +99,12 @@ impl NatTables for Maps {
 
     #[inline(always)]
     fn take_mapping(&self, limit: u32) -> Option<u32> {
-        take(&FREE_MAPPINGS, 1, limit)
+        take(&FREE_MAPPINGS, taken::MAPPINGS, taken::WAITING_MAPPINGS, limit)
     }
 
     #[inline(always)]
     fn return_mapping(&self, number: u32) {
-        let _ = FREE_MAPPINGS.push(number, 0);
+        hand_back(&FREE_MAPPINGS, taken::WAITING_MAPPINGS, number);
     }
 
     #[inline(always)]
