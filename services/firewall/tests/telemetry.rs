@@ -209,7 +209,12 @@ async fn story() -> Result<()> {
         }
     };
     until("four attachments", async || Ok(firewall.attachments().await?.len() == 4)).await?;
-    // The programs come one after the other, behind the service.
+    // The programs come one after the other, behind the service; those of captures last.
+    let loaded = async || {
+        let status = firewall.datapath().await?;
+        Ok(status.programs_wanted > 0 && status.programs == status.programs_wanted)
+    };
+    until("all programs", loaded).await?;
     until("a ping", async || Ok(lab.host.run("ping -c 1 -W 1 198.51.100.10").is_ok())).await?;
 
     log_of_rules(&lab).await?;
@@ -398,6 +403,11 @@ async fn captures_of_xdp(
     };
     // Its programs are loaded behind the service.
     until("XDP on the LAN", async || Ok(program().await?.is_some())).await?;
+    until("all of its programs", async || {
+        let status = firewall.datapath().await?;
+        Ok(status.programs == status.programs_wanted)
+    })
+    .await?;
     let before = program().await?.context("XDP on the LAN")?;
     let request = CaptureRequest { count: 2, protocol: "icmp".to_owned(), ..Default::default() };
     let capture = begin(firewall, CaptureRequest { seconds: 2, ..request }).await?;

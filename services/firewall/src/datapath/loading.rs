@@ -39,7 +39,7 @@ pub(super) struct Loading {
 #[derive(Default)]
 struct State {
     loaded: BTreeSet<&'static str>,
-    /// What the kernel refused; nothing more is loaded then.
+    /// What the kernel refused first. The others are loaded all the same.
     failure: Option<(&'static str, String)>,
     /// Nobody needs the programs any more.
     cancelled: bool,
@@ -107,8 +107,7 @@ impl Loading {
     }
 
     fn goes_on(&self) -> bool {
-        let state = self.lock();
-        !state.cancelled && state.failure.is_none()
+        !self.lock().cancelled
     }
 
     /// Begins to load what is missing, from an object file that is read on the new thread.

@@ -284,7 +284,7 @@ impl Datapath {
         }
     }
 
-    /// The program that the kernel refused, if it did; nothing more is loaded then.
+    /// The program that the kernel refused, if it did.
     pub fn failure(&self) -> Option<DatapathError> {
         self.programs.failure()
     }
