@@ -60,6 +60,20 @@ const SCENES: &[(Scene, &[Comparison])] = &[
         ],
     ),
     (
+        // So few that index and records stay in the nearest cache.
+        Scene {
+            name: "64 B UDP of 64 flows, device to device",
+            modes: &[Mode::Xdp, Mode::Masquerade, Mode::Redirect],
+            uplink: Uplink::Veth,
+            downlink: Downlink::Wire,
+            traffic: Traffic::Established(64),
+            capacity: 65_536,
+            rules: 0,
+            effort: REAL,
+        },
+        &[(Mode::Xdp, Mode::Masquerade, None), (Mode::Xdp, Mode::Redirect, None)],
+    ),
+    (
         Scene {
             name: "64 B UDP, without a driver's receive path",
             modes: &[Mode::Xdp, Mode::Masquerade, Mode::Redirect],
