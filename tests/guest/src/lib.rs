@@ -94,7 +94,7 @@ impl Guest<'_> {
         loop {
             let line = receiver.recv_timeout(end.saturating_duration_since(Instant::now()));
             let Ok(line) = line else {
-                let from = said.len().saturating_sub(30);
+                let from = said.len().saturating_sub(120);
                 let last = said.get(from..).unwrap_or_default().join("\n");
                 bail!("the guest gave no result:\n{last}");
             };
