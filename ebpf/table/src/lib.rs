@@ -255,12 +255,14 @@ struct Room(u8);
 
 impl Room {
     /// By the set of used entries, a bit for each.
+    #[allow(clippy::indexing_slicing, reason = "made when the program is compiled, or not at all")]
     const OF_SET: [u8; 1 << SLOTS] = {
         let mut rooms = [0; 1 << SLOTS];
         let mut set = 0;
         while set < rooms.len() {
             let used = set as u8;
-            rooms[set] = used.trailing_ones() as u8 % SLOTS as u8 | (used.count_ones() as u8) << 4;
+            rooms[set] =
+                (used.trailing_ones() as u8 % SLOTS as u8) | (used.count_ones() as u8) << 4;
             set += 1;
         }
         rooms
