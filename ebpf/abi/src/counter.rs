@@ -66,6 +66,7 @@ counters! {
     DropAddress = "drop.no-address", "The interface to leave by has no address to masquerade with.";
     DropPorts = "drop.no-port", "No free port was found for the translated flow.";
     DropFull = "drop.flows-full", "The flow table is full.";
+    DropBusy = "drop.flows-busy", "Another processor held this part of the flow table too long; what is sent again passes.";
     DropMoved = "drop.flow-moved", "The flow's route left its zone or address; the flow was removed.";
     DropTtl = "drop.ttl", "TTL ended on the way to a translated destination.";
     DropTooBig = "drop.too-big", "Packet larger than the next link that the kernel cannot answer for.";

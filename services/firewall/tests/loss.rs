@@ -2,6 +2,7 @@
 //! router. The kernel's emulator of such links (netem) is in the image's kernel, so the whole site
 //! stands in a machine with that: this program is its first process. Needs QEMU, iproute2, procps
 //! and ethtool.
+#![allow(clippy::print_stdout, reason = "a test harness of its own")]
 
 use std::{
     io::{ErrorKind, Read, Write},

@@ -192,7 +192,8 @@ fn publish<T: FlowTables>(
         // Another CPU's packet of the same flow came first, or the key is another flow's: the
         // caller looks whether there is a flow now.
         InsertError::Exists(_) => Counter::DropPorts,
-        InsertError::Full | InsertError::Busy => Counter::DropFull,
+        InsertError::Full => Counter::DropFull,
+        InsertError::Busy => Counter::DropBusy,
     })
 }
 

@@ -149,13 +149,18 @@ pub(super) fn acquire<'a, T: NatTables>(
     {
         return Ok(mapping);
     }
-    Err(if number == TABLE_FULL { Counter::DropFull } else { Counter::DropPorts })
+    Err(match number {
+        TABLE_FULL => Counter::DropFull,
+        TABLE_BUSY => Counter::DropBusy,
+        _ => Counter::DropPorts,
+    })
 }
 
 /// In `extra`: anybody may send to the external end. The low byte is the external zone.
 pub(super) const FULL_CONE: u32 = 0x100;
 
 // What `make` returns when there is no new mapping: beyond all numbers.
+const TABLE_BUSY: u32 = u32::MAX - 2;
 const TABLE_FULL: u32 = u32::MAX - 1;
 const NO_PORT: u32 = u32::MAX;
 
@@ -212,8 +217,12 @@ fn make<T: NatTables>(tables: &T, config: &Config, internal: &FlowKey, extra: u3
                 break;
             }
             Err(InsertError::Exists(_)) => {}
-            Err(InsertError::Full | InsertError::Busy) => {
+            Err(InsertError::Full) => {
                 refused = TABLE_FULL;
+                break;
+            }
+            Err(InsertError::Busy) => {
+                refused = TABLE_BUSY;
                 break;
             }
         }
@@ -229,7 +238,11 @@ fn make<T: NatTables>(tables: &T, config: &Config, internal: &FlowKey, extra: u3
         Ok(()) => number,
         Err(error) => {
             retract(tables, config, number, claimed);
-            if matches!(error, InsertError::Exists(_)) { NO_PORT } else { TABLE_FULL }
+            match error {
+                InsertError::Exists(_) => NO_PORT,
+                InsertError::Full => TABLE_FULL,
+                InsertError::Busy => TABLE_BUSY,
+            }
         }
     }
 }

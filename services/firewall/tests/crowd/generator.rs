@@ -89,7 +89,7 @@ impl Stream {
             Kind::Datagrams(to) => (random.address(), to, false, [port, other]),
             Kind::Scan([a, b, c]) => {
                 let host = 120 + (random.next() % 128) as u8;
-                let tcp = random.next() % 2 == 0;
+                let tcp = random.next().is_multiple_of(2);
                 (Ipv4Addr::new(a, b, c, host), random.address(), tcp, [port, other])
             }
         };

@@ -7,8 +7,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use aya::maps::{Map, MapData, ProgramArray};
-use portcullis_datapath_abi::{Counter, stage};
+use aya::maps::{Array, Map, MapData, ProgramArray};
+use portcullis_datapath_abi::{Counter, map, stage};
 
 use crate::{
     frames::{mend, udp_payload},
@@ -53,6 +53,7 @@ pub const LINES: &[Line] = &[
     line(Counter::DropAddress, "lan", "bare", no_address_to_masquerade_with),
     line(Counter::DropPorts, "lan", "wan", all_ports_are_forwarded),
     line(Counter::DropFull, "lan", "dmz", more_flows_than_there_is_room_for),
+    line(Counter::DropBusy, "lan", "wan", locks_that_nobody_gives_back),
     line(Counter::DropMoved, "lan", "wan", route_to_another_zone),
     line(Counter::DropTtl, "lan", "wan", last_hop),
     line(Counter::DropTooBig, "lan", "wan", larger_than_the_next_link),
@@ -312,6 +313,25 @@ fn proof_of_a_source(lab: &mut Lab) -> Result<()> {
     connected.context("the connection comes about after the proof")?;
     drop(listener);
     lab.configure(&[])
+}
+
+fn locks_that_nobody_gives_back(lab: &mut Lab) -> Result<()> {
+    let path = std::fs::read_dir(lab.pins())?
+        .flatten()
+        .flat_map(|maps| {
+            let sized = std::fs::read_dir(maps.path()).into_iter().flatten().flatten();
+            sized.map(|folder| folder.path()).chain([maps.path()])
+        })
+        .map(|folder| folder.join(map::LOCKS))
+        .find(|path| path.exists())
+        .context("the locks of the index")?;
+    let mut locks = Array::<_, u32>::try_from(Map::from_map_data(MapData::from_pin(&path)?)?)?;
+    let mut set = |value| (0..locks.len()).try_for_each(|index| locks.set(index, value, 0));
+    set(1)?;
+    let sent = lab.send("lan", &lab.link("lan").udp(HOST, 5009, OUTSIDE, 4000));
+    std::thread::sleep(Duration::from_millis(50));
+    set(0)?;
+    sent
 }
 
 fn program_is_missing(lab: &mut Lab) -> Result<()> {
