@@ -66,7 +66,7 @@ fn number(scene: &Scene) -> Result<()> {
     internet.provider.run(&format!("ip -6 route add {SITE}/128 via 2001:db8:c::2"))?;
     internet.provider.run("ip -6 route add 2001:db8:77::/64 via 2001:db8:1::2")?;
     internet.provider.run("sysctl -qw net.ipv6.conf.all.forwarding=1 net.ipv6.icmp.ratelimit=0")?;
-    internet.site.run("ip -6 route add default via 2001:db8:c::1")?;
+    internet.site.run(&format!("ip -6 route add default via 2001:db8:c::1 src {SITE}"))?;
     host.namespace().address("eth0", &format!("{HOST}/64"))?;
     host.run(&format!("ip -6 route add default via {ROUTER}"))?;
     Ok(())
