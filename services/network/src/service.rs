@@ -270,7 +270,8 @@ impl Network {
                     index: link.index,
                     identity: Identity { mac, hostname: self.part.hostname.clone() },
                 };
-                places.insert(name.clone(), (place, link.up && link.carrier));
+                let up = (link.up && link.carrier).then_some(link.carrier_ups);
+                places.insert(name.clone(), (place, up));
             }
         }
         let before = self.clients.len();

@@ -189,6 +189,24 @@ fn the_lease_survives_a_restart_of_the_service() -> Result<()> {
 
 #[test]
 fn another_network_refuses_the_old_address() -> Result<()> {
+    into_another_modem(|lab| {
+        lab.provider.run("ip link set eth0 down")?;
+        lab.until("no carrier", SOON, || Ok(!lab.interface("wan")?.carrier))?;
+        ensure!(lab.lease()?.address.is_some(), "the lease is kept while the cable is out");
+        lab.provider.run("ip link set eth0 up")
+    })
+}
+
+#[test]
+fn a_link_that_is_back_before_anybody_looked_is_another_network() -> Result<()> {
+    into_another_modem(|lab| {
+        fs::write(lab.path("flap"), "link set eth0 down\nlink set eth0 up\n")?;
+        lab.provider.run(&format!("ip -batch {}", lab.path("flap").display()))
+    })
+}
+
+/// A router with a lease comes into another network; `replug` takes its cable out and in.
+fn into_another_modem(replug: impl Fn(&Lab) -> Result<String>) -> Result<()> {
     let lab = Lab::new(ROUTER)?;
     let server = lab.dnsmasq(&[])?;
     let _service = lab.start()?;
@@ -197,11 +215,7 @@ fn another_network_refuses_the_old_address() -> Result<()> {
     lab.provider.run("ip address flush dev eth0")?;
     lab.provider.address("eth0", "10.10.0.1/24")?;
     let _server = lab.dnsmasq(&["--dhcp-range=10.10.0.100,10.10.0.150,255.255.255.0,120"])?;
-    // As if the cable was put into another modem.
-    lab.provider.run("ip link set eth0 down")?;
-    lab.until("no carrier", SOON, || Ok(!lab.interface("wan")?.carrier))?;
-    ensure!(lab.lease()?.address.is_some(), "the lease is kept while the cable is out");
-    lab.provider.run("ip link set eth0 up")?;
+    replug(&lab)?;
     lab.until("the new address alone", SOON, || {
         let addresses = lab.interface("wan")?.addresses;
         Ok(addresses.len() == 1 && addresses[0].starts_with("10.10.0."))

@@ -64,7 +64,8 @@ pub struct Handle {
     place: Place,
     commands: mpsc::UnboundedSender<Command>,
     view: watch::Receiver<View>,
-    link: bool,
+    /// Which link it was told of: [`crate::kernel::Link::carrier_ups`].
+    link: Option<u32>,
     task: JoinHandle<()>,
 }
 
@@ -94,7 +95,7 @@ impl Handle {
             changed,
         };
         let task = tokio::spawn(task.run(receiver));
-        Self { place, commands, view, link: false, task }
+        Self { place, commands, view, link: None, task }
     }
 
     /// What it works for.
@@ -107,13 +108,20 @@ impl Handle {
         self.view.borrow().clone()
     }
 
-    /// Tells it whether the device has a link.
-    pub fn link(&mut self, up: bool) {
-        if self.link != up {
-            self.link = up;
-            // Fails only when the task ended, which it does only with this handle.
-            let _ = self.commands.send(Command::Link(up));
+    /// Tells it whether the device has a link; `link` numbers the links that the device had. One
+    /// that follows another at once may lead to another network, so the loss is told, too.
+    pub fn link(&mut self, link: Option<u32>) {
+        if self.link == link {
+            return;
         }
+        // Sending fails only when the task ended, which it does only with this handle.
+        if self.link.is_some() {
+            let _ = self.commands.send(Command::Link(false));
+        }
+        if link.is_some() {
+            let _ = self.commands.send(Command::Link(true));
+        }
+        self.link = link;
     }
 
     /// Gives the lease back and ends.

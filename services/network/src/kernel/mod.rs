@@ -66,6 +66,9 @@ pub struct Link {
     pub up: bool,
     /// A link is detected.
     pub carrier: bool,
+    /// How many times a link was detected since the device exists. Tells of a link that was lost
+    /// and came back between two looks.
+    pub carrier_ups: u32,
     /// Index of the bridge that it is a port of.
     pub master: Option<u32>,
     /// Free text of the administrator.

@@ -362,6 +362,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::PermAddress(bytes) => link.permanent_mac = mac(bytes),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::MaxMtu(mtu) => link.max_mtu = *mtu,
+            LinkAttribute::CarrierUpCount(times) => link.carrier_ups = *times,
             LinkAttribute::Controller(index) => link.master = Some(*index),
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
             LinkAttribute::Stats64(stats) => {
