@@ -394,7 +394,7 @@ async fn tell_changes(parts: Parts, notifier: Notifier<Init1>) {
         if ended {
             return;
         }
-        notifier.changed().await;
+        notifier.changed();
         tokio::time::sleep(SIGNAL_PAUSE).await;
     }
 }

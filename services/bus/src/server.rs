@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::{UnixListener, UnixStream};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::Notify,
+};
 use zbus::{Connection, Guid, OwnedGuid, object_server::Interface};
 
 use crate::OBJECT_PATH;
@@ -46,8 +49,9 @@ pub struct Server<I> {
 /// The object for a caller with this user id.
 type Objects<I> = Box<dyn Fn(u32) -> I + Send + Sync>;
 
-/// The open connections by a number of ours: a peer-to-peer connection has no unique name.
-type Peers = Arc<Mutex<BTreeMap<u64, Connection>>>;
+/// What wakes the task of each open connection to tell its peer of a change, by a number of ours: a
+/// peer-to-peer connection has no unique name.
+type Peers = Arc<Mutex<BTreeMap<u64, Arc<Notify>>>>;
 
 impl<I: Interface + Signals + Clone> Server<I> {
     /// A server for `object`, open to `callers`.
@@ -85,10 +89,14 @@ impl<I: Interface + Signals + Clone> Server<I> {
                     let object = (self.objects)(peer.uid());
                     let guid = guid.clone();
                     let peers = self.peers.clone();
+                    // Known before it can ask anything: what changes after an answer is told.
+                    let changes = Arc::new(Notify::new());
+                    lock(&peers).insert(number, changes.clone());
                     tokio::spawn(async move {
-                        if let Err(error) = serve_peer(stream, guid, object, number, peers).await {
+                        if let Err(error) = serve_peer(stream, guid, object, &changes).await {
                             tracing::debug!(%error, "bus peer");
                         }
+                        lock(&peers).remove(&number);
                     });
                 }
                 Ok(peer) => {
@@ -100,12 +108,11 @@ impl<I: Interface + Signals + Clone> Server<I> {
     }
 }
 
-async fn serve_peer<I: Interface>(
+async fn serve_peer<I: Interface + Signals>(
     stream: UnixStream,
     guid: OwnedGuid,
     object: I,
-    number: u64,
-    peers: Peers,
+    changes: &Notify,
 ) -> zbus::Result<()> {
     let connection = zbus::connection::Builder::unix_stream(stream.into_std()?)
         .server(guid)
@@ -113,11 +120,14 @@ async fn serve_peer<I: Interface>(
         .serve_at(OBJECT_PATH, object)
         .build()
         .await?;
-    lock(&peers).insert(number, connection.clone());
-    // zbus reads in a task of its own; this one only waits for the end of the connection.
-    connection.closed().await;
-    lock(&peers).remove(&number);
-    Ok(())
+    // zbus reads in a task of its own; this one tells of changes until the connection ends.
+    let mut closed = std::pin::pin!(connection.closed());
+    loop {
+        tokio::select! {
+            () = &mut closed => return Ok(()),
+            () = changes.notified() => I::emit_changed(&connection).await?,
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -136,14 +146,12 @@ impl<I> Clone for Notifier<I> {
     }
 }
 
-impl<I: Signals> Notifier<I> {
-    /// Emits `Changed` to all peers; a peer that went away is forgotten.
-    pub async fn changed(&self) {
-        let peers: Vec<_> = lock(&self.peers).values().cloned().collect();
-        for peer in peers {
-            if let Err(error) = I::emit_changed(&peer).await {
-                tracing::debug!(%error, "bus signal");
-            }
+impl<I> Notifier<I> {
+    /// Has `Changed` emitted to all peers. Waits for none of them: one that takes nothing more from
+    /// its socket is told when it does, once for all changes until then.
+    pub fn changed(&self) {
+        for peer in lock(&self.peers).values() {
+            peer.notify_one();
         }
     }
 }

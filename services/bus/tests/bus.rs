@@ -96,7 +96,7 @@ impl Running {
 
     async fn change(&self, number: u32) {
         self.counter.number.store(number, Ordering::SeqCst);
-        self.notifier.changed().await;
+        self.notifier.changed();
     }
 }
 
@@ -199,6 +199,31 @@ async fn a_burst_of_changes_ends_with_the_last_one() -> Result<()> {
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     assert!(!task.is_finished());
     task.abort();
+    Ok(())
+}
+
+/// A peer that is stopped in a debugger, or hangs: connected, and its socket full before long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_reads_nothing_holds_up_neither_the_service_nor_others() -> Result<()> {
+    let listener = bind("stuck")?;
+    let server = Running::start(&listener, Callers::SocketModeDecides)?;
+    // Its connection belongs to a runtime that does nothing any more.
+    let (stuck, _connection) = tokio::task::spawn_blocking(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let connection = runtime.block_on(connect("stuck"))?;
+        anyhow::Ok((runtime, connection))
+    })
+    .await??;
+    let (seen, task) = follower("stuck");
+    until("first reading", || !seen.lock().unwrap().is_empty()).await?;
+    for number in 1..=5000 {
+        tokio::time::timeout(LIMIT, server.change(number))
+            .await
+            .context("the service is held up")?;
+    }
+    until("the last change", || seen.lock().unwrap().last() == Some(&5000)).await?;
+    task.abort();
+    tokio::task::spawn_blocking(move || drop(stuck)).await?;
     Ok(())
 }
 

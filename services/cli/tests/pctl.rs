@@ -188,7 +188,7 @@ async fn log_follows() -> Result<()> {
             fields: "{}".into(),
             ..Default::default()
         });
-        lab.running.0.notifier.changed().await;
+        lab.running.0.notifier.changed();
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     // SIGTERM by its id; what it has printed until then is what counts.

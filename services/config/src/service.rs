@@ -110,7 +110,7 @@ impl Shared {
             }
         }
         if let Some(notifier) = self.notifier.get() {
-            notifier.changed().await;
+            notifier.changed();
         }
         Ok(ApplyReport { accepted: true, generation, problems: Vec::new(), services })
     }

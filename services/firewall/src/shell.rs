@@ -110,7 +110,7 @@ async fn tell_init(service: &Service, mut stand: watch::Receiver<Stand>) {
 async fn announce(changed: Arc<Notify>, notifier: Notifier<Firewall1>) {
     loop {
         changed.notified().await;
-        notifier.changed().await;
+        notifier.changed();
     }
 }
 

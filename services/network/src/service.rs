@@ -107,7 +107,7 @@ impl Network {
     ) -> KernelError {
         loop {
             if self.refresh_shown().await {
-                notifier.changed().await;
+                notifier.changed();
             }
             tokio::select! {
                 changed = self.kernel.changed() => {

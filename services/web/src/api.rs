@@ -84,16 +84,15 @@ impl Web {
     ///
     /// # Errors
     /// If it cannot be made; the old one stays.
-    pub async fn renew(&self) -> anyhow::Result<()> {
-        let part = self.current().part;
-        self.take(part).await
+    pub fn renew(&self) -> anyhow::Result<()> {
+        self.take(self.current().part)
     }
 
     fn current(&self) -> Current {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn take(&self, part: WebPart) -> anyhow::Result<()> {
+    fn take(&self, part: WebPart) -> anyhow::Result<()> {
         let before = self.current().certificate;
         let certificate =
             self.store.renewed(&self.key, before.clone(), &names(&part), unix_now_s())?;
@@ -105,7 +104,7 @@ impl Web {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) =
             Current { part, certificate };
         if changed && let Some(notifier) = self.notifier.get() {
-            notifier.changed().await;
+            notifier.changed();
         }
         Ok(())
     }
@@ -116,7 +115,7 @@ impl WebApi for Web {
     async fn apply(&self, part: String) -> Result<()> {
         let part: WebPart =
             parse_part("web", &part).map_err(|error| Error::InvalidArgument(error.to_string()))?;
-        self.take(part).await.map_err(|error| Error::Failed(format!("{error:#}")))
+        self.take(part).map_err(|error| Error::Failed(format!("{error:#}")))
     }
 
     async fn certificate(&self) -> Result<CertificateStatus> {

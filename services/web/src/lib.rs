@@ -87,7 +87,7 @@ async fn development_listener() -> anyhow::Result<TcpListener> {
 async fn renew(web: Arc<api::Web>) {
     loop {
         tokio::time::sleep(RENEWAL_PERIOD).await;
-        if let Err(error) = web.renew().await {
+        if let Err(error) = web.renew() {
             tracing::error!(%error, "certificate not renewed");
         }
     }

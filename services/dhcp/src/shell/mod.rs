@@ -215,7 +215,7 @@ impl Shell {
             self.arp = None;
         }
         if changed {
-            self.notifier.changed().await;
+            self.notifier.changed();
         }
     }
 

@@ -40,7 +40,7 @@ impl DnsApi for Api {
 pub(super) async fn tell_peers(shared: Arc<Shared>, notifier: Notifier<Dns1>) -> Infallible {
     loop {
         shared.peers_to_tell.notified().await;
-        notifier.changed().await;
+        notifier.changed();
     }
 }
 

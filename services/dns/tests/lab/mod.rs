@@ -254,14 +254,14 @@ impl Lab {
     /// Changes the WAN lease, and waits until the service uses `count` upstreams.
     pub fn change_wan(&self, leases: Vec<WanLease>, count: usize) -> Result<()> {
         *self.world.wan.lock().unwrap() = leases;
-        self.runtime.block_on(self.network.changed());
+        self.network.changed();
         self.wait_for(|status| status.upstreams.len() == count)
     }
 
     /// Changes the leases of the DHCP server.
     pub fn change_leases(&self, leases: Vec<Lease>) {
         *self.world.leases.lock().unwrap() = leases;
-        self.runtime.block_on(self.dhcp.changed());
+        self.dhcp.changed();
     }
 
     /// Waits until the status of the service is as wanted.
