@@ -20,11 +20,16 @@ pub struct Row {
     pub peer_name: String,
     /// How many times better than the peer we are.
     pub ratio: Option<f64>,
+    /// Between which ratios half of the rounds were.
+    pub spread: Option<[f64; 2]>,
     /// The least ratio, or the largest value, that is acceptable; none for a figure that is only
     /// reported.
     pub bound: Option<f64>,
     /// Whether the bound is kept.
     pub ok: bool,
+    /// What else was seen that explains the figures.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// All rows of one benchmark.
@@ -62,9 +67,22 @@ impl Row {
 }
 
 impl Report {
-    /// Whether all bounds are kept.
-    pub fn reached(&self) -> bool {
-        self.rows.iter().all(|row| row.ok)
+    /// The bounds that are not kept, one in each line.
+    pub fn missed(&self) -> impl Iterator<Item = String> {
+        self.rows.iter().filter(|row| !row.ok).map(|row| {
+            let Row { name, unit, ours, peer_name, ratio, bound, .. } = row;
+            let bound = bound.unwrap_or(f64::NAN);
+            let unit = if unit.is_empty() { String::new() } else { format!(" {unit}") };
+            match ratio {
+                Some(ratio) => {
+                    format!(
+                        "{}: {name}: {ratio:.3} against {peer_name}, at least {bound}",
+                        self.name
+                    )
+                }
+                None => format!("{}: {name}: {ours:.2}{unit}, at most {bound}{unit}", self.name),
+            }
+        })
     }
 
     /// Prints the table.
@@ -74,21 +92,25 @@ impl Report {
         };
         println!("\n{}", self.name);
         println!(
-            "{:<44} {:>12} {:>12} {:>7} {:>7} {:<5} {:<4} peer",
-            "", "ours", "peer", "ratio", "bound", "unit", "ok"
+            "{:<44} {:>12} {:>12} {:>7} {:>11} {:>7} {:<5} {:<4} peer",
+            "", "ours", "peer", "ratio", "half within", "bound", "unit", "ok"
         );
         for row in &self.rows {
             println!(
-                "{:<44} {:>12.2} {:>12} {:>7} {:>7} {:<5} {:<4} {}",
+                "{:<44} {:>12.2} {:>12} {:>7} {:>11} {:>7} {:<5} {:<4} {}",
                 row.name,
                 row.ours,
                 number(row.peer),
                 number(row.ratio),
+                row.spread.map_or_else(String::new, |[low, high]| format!("{low:.2}..{high:.2}")),
                 number(row.bound),
                 row.unit,
                 if row.ok { "yes" } else { "NO" },
                 row.peer_name
             );
+            for note in &row.notes {
+                println!("    {note}");
+            }
         }
     }
 
@@ -101,5 +123,32 @@ impl Report {
         let path = folder.join(format!("{}.json", self.name));
         std::fs::write(&path, serde_json::to_string_pretty(&self.rows)?)
             .with_context(|| path.display().to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_missed_bound_is_named() {
+        let rows = vec![
+            Row::figure("memory", "MiB", 1000.0),
+            Row::at_most("flows", "MiB", 255.0, 256.0),
+            Row::at_most("services", "s", 1.55, 1.5),
+            Row::at_most("lost", "", 2.0, 0.0),
+            Row::figure("XDP", "ns", 100.0).against("nftables", 600.0, Some(5.5)),
+            Row::figure("XDP", "ns", 100.0).against("redirect", 77.0, Some(0.8)),
+            Row::figure("tcx", "ns", 100.0).against("plain", 90.0, None),
+        ];
+        let report = Report { name: "some", rows };
+        assert_eq!(
+            report.missed().collect::<Vec<_>>(),
+            [
+                "some: services: 1.55 s, at most 1.5 s",
+                "some: lost: 2.00, at most 0",
+                "some: XDP: 0.770 against redirect, at least 0.8",
+            ]
+        );
     }
 }

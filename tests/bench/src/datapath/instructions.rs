@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::{
     clock::Meter,
-    compare::{Effort, Lane, medians},
+    compare::{Effort, Lane, in_turns},
     frame::{Content, PORTS},
     generator::Order,
     guest::{Figure, Profile, profile},
@@ -128,12 +128,12 @@ impl Circumstances<'_> {
         let frames = router.frames(Content::Udp, Way::Out, order, flows)?;
         frames.start_at(FLOWS)?;
         let mut lane = [Lane { router, frames }];
-        let costs = medians(&mut lane, effort, self.meter)?;
+        let costs = in_turns(&mut lane, effort, self.meter)?;
         let scene = self.policy.map_or(name.to_owned(), |policy| format!("{name}, {policy}"));
-        self.figures.extend(costs.into_iter().map(|(mode, instructions)| Figure {
+        self.figures.extend(costs.into_iter().map(|cost| Figure {
             scene: scene.clone(),
-            mode,
-            instructions,
+            mode: cost.mode,
+            instructions: cost.median(),
         }));
         let [Lane { router, .. }] = lane;
         Ok(router)

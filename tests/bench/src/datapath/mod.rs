@@ -4,7 +4,7 @@
 //! - `clock`, `compare`, `scene`: what a packet costs, measured in turns, medians of each;
 //! - `frame`, `generator`, `bpf`: live frames of BPF test runs;
 //! - `router`, `mode`, `ours`: a router in a network namespace;
-//! - `pump`: bulk TCP between real stacks;
+//! - `pump`, `witness`: bulk TCP between real stacks, and what may have disturbed it;
 //! - `instructions`, `guest`: the same in an emulated machine that counts instructions.
 
 mod bpf;
@@ -21,12 +21,13 @@ mod pump;
 mod reload;
 mod router;
 mod scene;
+mod witness;
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clock::Meter;
-use compare::Effort;
+use compare::{Cost, Effort};
 use guest::{Figure, Profile, Task, bounds::Bounds, profile::Share};
 use mode::Mode;
 use router::{Downlink, Uplink};
@@ -178,10 +179,16 @@ pub fn measure(only: Option<&str>) -> Result<Report> {
         }
     }
     if wanted(PUMP) {
-        let costs = pump::measure(&[Mode::Tcx, Mode::Masquerade, Mode::Plain], meter)?;
+        let pumped = pump::measure(&[Mode::Tcx, Mode::Masquerade, Mode::Plain], meter)?;
+        let notes = pumped.iter().map(|it| format!("{}: {}", it.cost.mode.name(), it.seen));
+        let notes = notes.collect();
+        let costs: Vec<_> = pumped.into_iter().map(|it| it.cost).collect();
         let comparisons =
             [(Mode::Tcx, Mode::Masquerade, None), (Mode::Tcx, Mode::Plain, Some(1.0))];
         compare(PUMP, "us", &costs, &[], &comparisons, &mut rows)?;
+        if let Some(row) = rows.last_mut() {
+            row.notes = notes;
+        }
     }
     for mode in [Mode::Xdp, Mode::Tcx].into_iter().filter(|_| wanted(RELOADS)) {
         let outcome = reload::measure(mode)?;
@@ -191,6 +198,7 @@ pub fn measure(only: Option<&str>) -> Result<Report> {
             ..Row::at_most(&name, "", outcome.lost as f64, 0.0)
         });
     }
+    ensure!(!rows.is_empty(), "no table has `{}` in its name", only.unwrap_or_default());
     Ok(Report { name: "datapath", rows })
 }
 
@@ -198,17 +206,20 @@ pub fn measure(only: Option<&str>) -> Result<Report> {
 fn compare(
     name: &str,
     unit: &str,
-    costs: &[(Mode, f64)],
+    costs: &[Cost],
     missing: &[(Mode, String)],
     comparisons: &[Comparison],
     rows: &mut Vec<Row>,
 ) -> Result<()> {
-    let cost = |wanted| costs.iter().find(|(mode, _)| *mode == wanted).map(|(_, cost)| *cost);
+    let find = |wanted| costs.iter().find(|cost| cost.mode == wanted);
     for (ours, peer, bound) in comparisons {
-        let value = cost(*ours).context("ours was not measured")?;
-        let row = Row::figure(&format!("{}: {name}", ours.short()), unit, value);
-        rows.push(match cost(*peer) {
-            Some(peer_cost) => row.against(peer.name(), peer_cost, *bound),
+        let own = find(*ours).context("ours was not measured")?;
+        let row = Row::figure(&format!("{}: {name}", ours.short()), unit, own.median());
+        rows.push(match find(*peer) {
+            Some(cost) => Row {
+                spread: Some(own.spread(cost)),
+                ..row.against(peer.name(), cost.median(), *bound)
+            },
             None => {
                 let why = missing.iter().find(|(mode, _)| mode == peer);
                 let why = why.map(|(_, why)| why.as_str()).unwrap_or_default();

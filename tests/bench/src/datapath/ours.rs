@@ -2,6 +2,7 @@
 //! configuration.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     os::fd::AsRawFd as _,
     path::{Path, PathBuf},
@@ -120,6 +121,16 @@ impl Ours {
             }
         }
         Ok(sum)
+    }
+
+    /// Packets that it has dropped, by reason.
+    ///
+    /// # Errors
+    /// If the counters cannot be read.
+    pub fn dropped(&mut self) -> Result<BTreeMap<String, u64>> {
+        let counters = self.firewall.counters()?.into_iter();
+        let drops = counters.filter(|counter| counter.name.starts_with("drop."));
+        Ok(drops.map(|counter| (counter.name, counter.packets)).collect())
     }
 
     /// What became of packets.

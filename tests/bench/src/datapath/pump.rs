@@ -1,9 +1,15 @@
 //! Bulk TCP between real stacks, through the router: one thread writes at one end and reads at the
 //! other, so that all the work is on one CPU and its time is the cost.
+//!
+//! A sender that paces itself sends by timers. Each of them costs an interrupt, which on a virtual
+//! machine may be as dear as five frames, and the thread, which never sleeps, is charged with waiting for
+//! it; how many there are depends on what the sender believes of the path, not on the router. So it must
+//! not pace itself, and what could make a figure another one is noted beside it.
 
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -11,22 +17,27 @@ use portcullis_netns::{Namespace, execute};
 
 use super::{
     clock::Meter,
-    compare::median,
+    compare::Cost,
     mode::Mode,
     ours::{Ours, Settings},
     router::{Device, status},
+    witness::{Seen, Witness},
 };
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 100);
 const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const PORT: u16 = 5001;
 
+/// It sends what the window allows (RFC 5681), and every kernel has it. The machine's own choice may be
+/// one that paces, as BBR does.
+const CONGESTION_CONTROL: &str = "reno";
+
 const SETTINGS: Settings = Settings { xdp: false, capacity: 65_536, rules: 0 };
 
-/// Turns of each mode that count.
-const ROUNDS: usize = 41;
+/// Turns of each mode that count: short ones, so that what disturbs the machine disturbs all modes.
+const ROUNDS: usize = 161;
 /// Bytes in one turn.
-const BYTES: usize = 256 << 20;
+const BYTES: usize = 64 << 20;
 /// Bytes offered to the socket at once.
 const CHUNK: usize = 128 << 10;
 
@@ -35,9 +46,18 @@ struct Pump {
     mode: Mode,
     client: TcpStream,
     server: TcpStream,
+    router: Namespace,
+    ours: Option<Ours>,
     // Kept for what they hold open.
-    _ours: Option<Ours>,
-    _namespaces: [Namespace; 3],
+    _ends: [Namespace; 2],
+}
+
+/// What a mode cost, and what was seen meanwhile.
+pub struct Pumped {
+    /// Microseconds of CPU for a mebibyte.
+    pub cost: Cost,
+    /// In all turns that count.
+    pub seen: Seen,
 }
 
 impl Pump {
@@ -45,10 +65,15 @@ impl Pump {
         let client = Namespace::new("pumpc")?;
         let router = Namespace::new("pumpr")?;
         let server = Namespace::new("pumps")?;
+        // Neighbour discovery would be counted among the packets.
+        for namespace in [&client, &router, &server] {
+            namespace.run("sysctl -qw net.ipv6.conf.default.disable_ipv6=1")?;
+        }
         router.join("lan", &client, "eth0")?;
         router.join("wan", &server, "eth0")?;
         client.address("eth0", &format!("{CLIENT}/24"))?;
         client.run("ip route add default via 192.168.77.1")?;
+        client.run(&format!("sysctl -qw net.ipv4.tcp_congestion_control={CONGESTION_CONTROL}"))?;
         server.address("eth0", &format!("{SERVER}/24"))?;
         router.address("lan", "192.168.77.1/24")?;
         router.address("wan", "198.51.100.2/24")?;
@@ -70,63 +95,106 @@ impl Pump {
         };
         let listener = server.enter(|| Ok(TcpListener::bind((SERVER, PORT))?))?;
         let near = client.enter(|| {
-            TcpStream::connect_timeout(&(SERVER, PORT).into(), std::time::Duration::from_secs(5))
+            TcpStream::connect_timeout(&(SERVER, PORT).into(), Duration::from_secs(5))
                 .with_context(|| format!("{}: connecting", mode.name()))
         })?;
         let (far, _) = listener.accept()?;
         near.set_nonblocking(true)?;
         far.set_nonblocking(true)?;
-        Ok(Self {
-            mode,
-            client: near,
-            server: far,
-            _ours: ours,
-            _namespaces: [client, router, server],
-        })
+        Ok(Self { mode, client: near, server: far, router, ours, _ends: [client, server] })
     }
 
-    /// CPU time of a mebibyte, in microseconds.
-    fn run(&mut self, meter: Meter) -> Result<f64> {
+    /// CPU time of a mebibyte, in microseconds, and what was seen while this many bytes were
+    /// transferred.
+    fn run(&mut self, bytes: usize, meter: Meter) -> Result<(f64, Seen)> {
+        let witness = Witness::new(&self.client, &self.router, self.ours.as_mut())?;
+        let before = meter.read()?;
+        let (looks, idle) = self.transfer(bytes).with_context(|| self.mode.name())?;
+        let spent = meter.read()?.checked_sub(before).context("the clock ran backwards")?;
+        let seen = witness.testify(&self.client, &self.router, self.ours.as_mut())?;
+        let cost = spent as f64 / 1000.0 / (bytes as f64 / f64::from(1 << 20));
+        Ok((cost, seen.with_looks(looks, idle)))
+    }
+
+    /// How often the thread looked after both ends, and how often it found nothing to do.
+    fn transfer(&mut self, bytes: usize) -> Result<(u64, u64)> {
         let chunk = vec![0x55; CHUNK];
         let mut buffer = vec![0; CHUNK];
         let (mut sent, mut received) = (0, 0);
-        let before = meter.read()?;
-        while received < BYTES {
-            if let Some(rest) = chunk.get(..CHUNK.min(BYTES - sent))
+        let (mut looks, mut idle) = (0, 0);
+        while received < bytes {
+            let before = (sent, received);
+            if let Some(rest) = chunk.get(..CHUNK.min(bytes - sent))
                 && !rest.is_empty()
             {
                 match self.client.write(rest) {
                     Ok(count) => sent += count,
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error).with_context(|| self.mode.name()),
+                    Err(error) => return Err(error.into()),
                 }
             }
             loop {
                 match self.server.read(&mut buffer) {
                     Ok(count) => received += count,
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    Err(error) => return Err(error).with_context(|| self.mode.name()),
+                    Err(error) => return Err(error.into()),
                 }
             }
+            looks += 1;
+            if before == (sent, received) {
+                idle += 1;
+            }
         }
-        let spent = meter.read()?.checked_sub(before).context("the clock ran backwards")?;
-        Ok(spent as f64 / 1000.0 / (BYTES >> 20) as f64)
+        Ok((looks, idle))
     }
 }
 
 /// CPU time of a mebibyte in each mode, in microseconds.
-pub fn measure(modes: &[Mode], meter: Meter) -> Result<Vec<(Mode, f64)>> {
+pub fn measure(modes: &[Mode], meter: Meter) -> Result<Vec<Pumped>> {
     let mut pumps = Vec::new();
     for mode in modes {
-        pumps.push((Pump::new(*mode)?, Vec::new()));
+        pumps.push((Pump::new(*mode)?, Vec::new(), Seen::default()));
     }
     for round in 0..=ROUNDS {
-        for (pump, samples) in &mut pumps {
-            let cost = pump.run(meter)?;
+        for (pump, samples, seen) in &mut pumps {
+            let (cost, witnessed) = pump.run(BYTES, meter)?;
             if round > 0 {
                 samples.push(cost);
+                *seen += witnessed;
             }
         }
     }
-    Ok(pumps.into_iter().map(|(pump, samples)| (pump.mode, median(samples))).collect())
+    let pumped =
+        |(pump, samples, seen): (Pump, _, _)| Pumped { cost: Cost::new(pump.mode, samples), seen };
+    Ok(pumps.into_iter().map(pumped).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd as _;
+
+    use super::*;
+
+    /// What made the same transfer cost five times as much now and then.
+    #[test]
+    fn a_sender_that_paces_itself_is_noticed() -> Result<()> {
+        let bytes_per_second: libc::c_uint = 1 << 30;
+        let meter = Meter::new()?;
+        let mut pump = Pump::new(Mode::Plain)?;
+        pump.run(8 << 20, meter)?;
+        // SAFETY: the option takes a number, whose address and size these are.
+        let result = unsafe {
+            libc::setsockopt(
+                pump.client.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MAX_PACING_RATE,
+                (&raw const bytes_per_second).cast(),
+                size_of_val(&bytes_per_second) as libc::socklen_t,
+            )
+        };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+        let (_, seen) = pump.run(32 << 20, meter)?;
+        assert!(seen.timers > seen.frames / 2, "{seen}");
+        Ok(())
+    }
 }

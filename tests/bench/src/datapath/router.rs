@@ -25,6 +25,7 @@ use super::{
     generator::{Generator, Numbered, Order, Then},
     mode::Mode,
     ours::{Ours, Settings},
+    witness::transmitted,
 };
 
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 100);
@@ -358,13 +359,8 @@ impl Router {
         }
         // A tap counts what it had room for and what it dropped.
         let table = self.router.enter(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
-        let line = table
-            .lines()
-            .find_map(|line| line.trim_start().strip_prefix("wan:"))
-            .context("no line for wan in /proc/net/dev")?;
-        let fields: Vec<u64> = line.split_whitespace().flat_map(str::parse).collect();
-        // Eight fields of reception; of transmission bytes, packets, errors, dropped.
-        fields.get(9).zip(fields.get(11)).map(|(sent, dropped)| sent + dropped).context("fields")
+        let fields = transmitted(&table, "wan")?;
+        fields.get(1).zip(fields.get(3)).map(|(sent, dropped)| sent + dropped).context("fields")
     }
 }
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::{
     clock::Meter,
-    compare::{Effort, Lane, medians},
+    compare::{Cost, Effort, Lane, in_turns},
     conntrack::ConntrackRoom,
     frame::Content,
     generator::Order,
@@ -52,7 +52,7 @@ pub type Missing = Vec<(Mode, String)>;
 #[derive(Debug)]
 pub struct Outcome {
     /// In the order of the scene's modes.
-    pub costs: Vec<(Mode, f64)>,
+    pub costs: Vec<Cost>,
     /// Peers that this kernel does not have.
     pub missing: Missing,
     /// Memory of our maps in bytes.
@@ -73,7 +73,7 @@ impl Scene {
         };
         let lanes: Result<Vec<_>> = routers.into_iter().map(|router| self.lane(router)).collect();
         let mut lanes = lanes?;
-        let costs = medians(&mut lanes, self.effort, meter)?;
+        let costs = in_turns(&mut lanes, self.effort, meter)?;
         // Their flows go before the room for them.
         let ours = lanes.iter().find_map(|lane| lane.router.ours());
         let memory = ours.map(|ours| ours.memory()).transpose()?;
