@@ -19,6 +19,8 @@ use super::{devices::Device, link};
 const EVERYBODY: MacAddress = MacAddress([0xff; 6]);
 /// ARP packets taken at once; the rest waits for the next round.
 const BATCH: usize = 64;
+/// About as many as the socket's buffer holds: a LAN that says more is not listened to for ever.
+const MOST_WAITING: usize = 1024;
 
 /// Somebody has an address.
 pub(super) struct Answer {
@@ -78,6 +80,12 @@ impl Socket {
             }
         }
         answers
+    }
+
+    /// The answers that are here already.
+    pub(super) fn waiting(&self) -> Vec<Answer> {
+        let received = (0..MOST_WAITING).map_while(|_| receive(self.0.get_ref()).ok());
+        received.flatten().collect()
     }
 }
 

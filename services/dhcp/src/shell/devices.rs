@@ -14,9 +14,10 @@ pub(super) struct Device {
     pub(super) mac: MacAddress,
 }
 
-/// The devices by interface, kept up to date as long as the receiver lives.
-pub(super) fn follow() -> watch::Receiver<BTreeMap<Name, Device>> {
-    let (sender, receiver) = watch::channel(BTreeMap::new());
+/// The devices by interface, kept up to date as long as the receiver lives; none until the network
+/// service has told of them once.
+pub(super) fn follow() -> watch::Receiver<Option<BTreeMap<Name, Device>>> {
+    let (sender, receiver) = watch::channel(None);
     tokio::spawn(async move {
         portcullis_bus::follow::<NetworkBusProxy<'_>, _, _>("network", |connection| {
             let sender = sender.clone();
@@ -25,9 +26,9 @@ pub(super) fn follow() -> watch::Receiver<BTreeMap<Name, Device>> {
                 let devices: BTreeMap<_, _> =
                     network.interfaces().await?.into_iter().filter_map(device).collect();
                 sender.send_if_modified(|known| {
-                    let different = *known != devices;
+                    let different = known.as_ref() != Some(&devices);
                     if different {
-                        *known = devices;
+                        *known = Some(devices);
                     }
                     different
                 });

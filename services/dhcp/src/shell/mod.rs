@@ -74,7 +74,12 @@ pub async fn serve(mut service: Service) -> anyhow::Result<()> {
         let deadline = shell.deadline();
         tokio::select! {
             () = &mut shutdown => break,
-            datagrams = shell.socket.receive(BATCH) => shell.datagrams(datagrams?).await,
+            // Until the devices are known nobody can be answered: requests wait in the socket, where
+            // init kept them while the service was away.
+            datagrams = shell.socket.receive(BATCH), if shell.devices.borrow().is_some() => {
+                shell.datagrams(datagrams?).await;
+            }
+            Ok(()) = shell.devices.changed() => {}
             answers = arp::answers(&shell.arp) => shell.arp_answers(answers).await,
             () = tokio::time::sleep_until(deadline) => shell.time_passed().await,
             Some(call) = called.recv() => shell.call(call).await,
@@ -112,7 +117,7 @@ struct Shell {
     frames: frame::Sender,
     /// Open only while a probe waits for an answer: a busy LAN has much ARP to say.
     arp: Option<arp::Socket>,
-    devices: watch::Receiver<BTreeMap<Name, Device>>,
+    devices: watch::Receiver<Option<BTreeMap<Name, Device>>>,
     clock: Clock,
     server: Server,
     store: Store,
@@ -130,8 +135,8 @@ impl Shell {
     }
 
     async fn datagrams(&mut self, datagrams: Vec<udp::Datagram>) {
+        let mut actions = self.heed_answers();
         let now = self.clock.now();
-        let mut actions = Vec::new();
         for datagram in datagrams {
             let Some(interface) = self.interface(datagram.index) else {
                 tracing::debug!(index = datagram.index, "datagram from a device without a server");
@@ -145,14 +150,20 @@ impl Shell {
 
     fn interface(&self, index: u32) -> Option<Name> {
         let devices = self.devices.borrow();
-        devices.iter().find(|(_, device)| device.index == index).map(|(name, _)| name.clone())
+        let mut devices = devices.iter().flatten();
+        devices.find(|(_, device)| device.index == index).map(|(name, _)| name.clone())
     }
 
     fn device(&self, interface: &Name) -> Option<Device> {
-        self.devices.borrow().get(interface).copied()
+        self.devices.borrow().as_ref()?.get(interface).copied()
     }
 
     async fn arp_answers(&mut self, answers: Vec<arp::Answer>) {
+        let actions = self.heed(answers);
+        self.carry_out(actions).await;
+    }
+
+    fn heed(&mut self, answers: Vec<arp::Answer>) -> Vec<Action> {
         let now = self.clock.now();
         let mut actions = Vec::new();
         for answer in answers {
@@ -160,11 +171,19 @@ impl Shell {
                 actions.extend(self.server.in_use(&interface, answer.address, answer.mac, now));
             }
         }
-        self.carry_out(actions).await;
+        actions
+    }
+
+    /// Before the time of a probe is taken to be over: on a busy machine its answer may have been
+    /// here for long, and nobody has looked.
+    fn heed_answers(&mut self) -> Vec<Action> {
+        let answers = self.arp.as_ref().map(arp::Socket::waiting).unwrap_or_default();
+        self.heed(answers)
     }
 
     async fn time_passed(&mut self) {
-        let actions = self.server.tick(self.clock.now());
+        let mut actions = self.heed_answers();
+        actions.extend(self.server.tick(self.clock.now()));
         self.carry_out(actions).await;
     }
 
@@ -290,3 +309,6 @@ impl Shell {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,7 @@ use portcullis_bus::{
 };
 use portcullis_model::part::DhcpPart;
 use portcullis_netns::{Namespace, Running};
-use tokio::net::UnixListener;
+use tokio::{net::UnixListener, sync::watch};
 
 /// Set in the child process that is the service.
 pub const CHILD: &str = "PORTCULLIS_DHCP_TEST_SERVICE";
@@ -30,6 +30,8 @@ pub struct Lab {
     service: Option<Running>,
     pub router: Namespace,
     peers: Option<tokio::sync::oneshot::Sender<()>>,
+    /// Whether the network service says nothing.
+    silence: watch::Sender<bool>,
     pub folder: tempfile::TempDir,
     part: Arc<Mutex<DhcpPart>>,
 }
@@ -50,6 +52,19 @@ pub fn part(extra: serde_json::Value) -> Result<DhcpPart> {
 
 impl Lab {
     pub fn new(part: DhcpPart) -> Result<Self> {
+        Self::beside(part, false)
+    }
+
+    /// The same, beside a network service that says nothing until [`Self::end_silence`].
+    pub fn in_silence(part: DhcpPart) -> Result<Self> {
+        Self::beside(part, true)
+    }
+
+    pub fn end_silence(&self) {
+        self.silence.send_replace(false);
+    }
+
+    fn beside(part: DhcpPart, silent: bool) -> Result<Self> {
         let router = Namespace::new("dr")?;
         // With an address of its own a bridge does not take one of its ports'.
         router.run("ip link add lan address 02:00:00:00:01:00 type bridge")?;
@@ -68,8 +83,10 @@ impl Lab {
         let part = Arc::new(Mutex::new(part));
         let sockets = folder.path().join("run/bus");
         std::fs::create_dir_all(&sockets)?;
-        let peers = Some(serve_peers(&sockets, part.clone(), lan)?);
-        let mut lab = Self { service: None, router, peers, folder, part };
+        let silence = watch::Sender::new(silent);
+        let played = Peers { part: part.clone(), lan, silence: silence.subscribe() };
+        let peers = Some(serve_peers(&sockets, played)?);
+        let mut lab = Self { service: None, router, peers, silence, folder, part };
         lab.start()?;
         Ok(lab)
     }
@@ -116,7 +133,7 @@ impl Lab {
     pub fn stop(&mut self) -> Result<()> {
         if let Some(mut service) = self.service.take() {
             service.signal(rustix::process::Signal::TERM)?;
-            let status = service.wait(Duration::from_secs(5))?;
+            let status = service.wait(Duration::from_secs(20))?;
             ensure!(status.success(), "the service ended with {status}: {}", self.log()?);
         }
         Ok(())
@@ -190,6 +207,7 @@ impl Drop for Lab {
 struct Peers {
     part: Arc<Mutex<DhcpPart>>,
     lan: InterfaceStatus,
+    silence: watch::Receiver<bool>,
 }
 
 fn other<T>() -> portcullis_bus::Result<T> {
@@ -222,6 +240,8 @@ impl NetworkApi for Peers {
         other()
     }
     async fn interfaces(&self) -> portcullis_bus::Result<Vec<InterfaceStatus>> {
+        // The lab ends with the test.
+        let _ = self.silence.clone().wait_for(|silent| !silent).await;
         Ok(vec![self.lan.clone()])
     }
     async fn wan_leases(&self) -> portcullis_bus::Result<Vec<WanLease>> {
@@ -230,12 +250,8 @@ impl NetworkApi for Peers {
 }
 
 /// Serves Config1 and Network1 until the returned sender is dropped.
-fn serve_peers(
-    sockets: &Path,
-    part: Arc<Mutex<DhcpPart>>,
-    lan: InterfaceStatus,
-) -> Result<tokio::sync::oneshot::Sender<()>> {
-    let peers = Arc::new(Peers { part, lan });
+fn serve_peers(sockets: &Path, peers: Peers) -> Result<tokio::sync::oneshot::Sender<()>> {
+    let peers = Arc::new(peers);
     let (config, network) = (sockets.join("config.sock"), sockets.join("network.sock"));
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let (ready, is_ready) = std::sync::mpsc::channel();
