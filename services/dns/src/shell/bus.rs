@@ -57,6 +57,7 @@ pub(super) async fn follow_network(shared: Arc<Shared>) -> Infallible {
                 tracing::info!(servers = servers.join(" "), "upstreams changed");
             }
             shared.set_of_upstreams_changed(changed);
+            shared.heard.send_modify(|heard| heard.network = true);
             Ok(())
         }
     })
@@ -69,7 +70,9 @@ pub(super) async fn follow_dhcp(shared: Arc<Shared>) -> Infallible {
         let shared = shared.clone();
         async move {
             let leases = DhcpBusProxy::new(&connection).await?.leases().await?;
-            shared.forwarder().set_leases(leases).map_err(|error| Error::Failed(error.to_string()))
+            let taken = shared.forwarder().set_leases(leases);
+            shared.heard.send_modify(|heard| heard.dhcp = true);
+            taken.map_err(|error| Error::Failed(error.to_string()))
         }
     })
     .await

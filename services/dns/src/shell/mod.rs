@@ -9,13 +9,13 @@ mod udp;
 use std::{
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use portcullis_bus::dns::Dns1;
 use portcullis_model::part::DnsPart;
 use portcullis_runtime::{Service, fetch_part};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::{
     forwarder::{Forwarder, Step},
@@ -32,6 +32,9 @@ const WAITING: (usize, usize) = (512, 128);
 /// Attempts at upstreams at a time: each has a socket, of which a process has 1024.
 const ATTEMPTS: usize = 600;
 
+/// How long the first answers wait for the services that names and upstreams come from.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// State shared by the tasks of this process, which all run on one thread.
 pub(crate) struct Shared {
     forwarder: Mutex<Forwarder>,
@@ -42,6 +45,15 @@ pub(crate) struct Shared {
     upstreams_changed: Notify,
     /// Peers on the bus are to be told.
     peers_to_tell: Notify,
+    /// From whom names and upstreams are known.
+    heard: watch::Sender<Heard>,
+}
+
+/// Who has told what it knows at least once since the start.
+#[derive(Clone, Copy, Default)]
+struct Heard {
+    network: bool,
+    dhcp: bool,
 }
 
 /// What a socket does with a message.
@@ -60,6 +72,7 @@ impl Shared {
             attempts: Semaphore::new(ATTEMPTS),
             upstreams_changed: Notify::new(),
             peers_to_tell: Notify::new(),
+            heard: watch::Sender::default(),
         })
     }
 
@@ -72,6 +85,18 @@ impl Shared {
         if changed {
             self.upstreams_changed.notify_one();
             self.peers_to_tell.notify_one();
+        }
+    }
+
+    /// Waits until there is an answer to every question that can be answered, or for [`PATIENCE`]:
+    /// what is asked meanwhile waits in the sockets. Too early a "no such name" or failure would be
+    /// taken for true, and the first one even be kept.
+    async fn know(&self) {
+        let mut heard = self.heard.subscribe();
+        let all = heard.wait_for(|heard| heard.network && heard.dhcp);
+        if tokio::time::timeout(PATIENCE, all).await.is_err() {
+            let Heard { network, dhcp } = *self.heard.borrow();
+            tracing::warn!(network, dhcp, "answering without having heard from all");
         }
     }
 
@@ -104,6 +129,7 @@ pub(crate) async fn serve(mut service: Service) -> Result<()> {
     tokio::spawn(bus::tell_peers(shared.clone(), notifier));
     tokio::spawn(bus::follow_network(shared.clone()));
     tokio::spawn(bus::follow_dhcp(shared.clone()));
+    shared.know().await;
     tokio::spawn(lookup::probe(shared.clone()));
     tokio::spawn(udp::serve(shared.clone(), udp));
     tokio::spawn(tcp::serve(shared, tcp));

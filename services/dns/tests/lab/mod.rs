@@ -39,6 +39,15 @@ struct World {
     part: Mutex<String>,
     wan: Mutex<Vec<WanLease>>,
     leases: Mutex<Vec<Lease>>,
+    /// How long the other services take to answer.
+    slow: Mutex<Duration>,
+}
+
+impl World {
+    async fn hesitate(&self) {
+        let time = *self.slow.lock().unwrap();
+        tokio::time::sleep(time).await;
+    }
 }
 
 struct Fake(Arc<World>);
@@ -76,6 +85,7 @@ impl NetworkApi for Fake {
         unused()
     }
     async fn wan_leases(&self) -> portcullis_bus::Result<Vec<WanLease>> {
+        self.0.hesitate().await;
         Ok(self.0.wan.lock().unwrap().clone())
     }
 }
@@ -86,6 +96,7 @@ impl DhcpApi for Fake {
         unused()
     }
     async fn leases(&self) -> portcullis_bus::Result<Vec<Lease>> {
+        self.0.hesitate().await;
         Ok(self.0.leases.lock().unwrap().clone())
     }
 }
@@ -138,15 +149,26 @@ impl Lab {
     /// Starts the service with this part, WAN lease and no DHCP leases, and waits until it is
     /// ready.
     pub fn start(part: &DnsPart, wan: Vec<WanLease>) -> Result<Self> {
-        Self::start_with(part, wan, false)
+        Self::start_with(part, World { wan: wan.into(), ..World::default() }, false)
+    }
+
+    /// The same, beside services that take this long to answer; there is this DHCP lease.
+    pub fn start_slowly(wan: Vec<WanLease>, lease: Lease, slow: Duration) -> Result<Self> {
+        let world = World {
+            wan: wan.into(),
+            leases: vec![lease].into(),
+            slow: slow.into(),
+            ..World::default()
+        };
+        Self::start_with(&part(), world, false)
     }
 
     /// The same, with the sockets made beforehand and handed over, as init does it.
     pub fn start_with_sockets(part: &DnsPart, wan: Vec<WanLease>) -> Result<Self> {
-        Self::start_with(part, wan, true)
+        Self::start_with(part, World { wan: wan.into(), ..World::default() }, true)
     }
 
-    fn start_with(part: &DnsPart, wan: Vec<WanLease>, hand_over: bool) -> Result<Self> {
+    fn start_with(part: &DnsPart, world: World, hand_over: bool) -> Result<Self> {
         let (client, provider, router) =
             (Namespace::new("dnsc")?, Namespace::new("dnsp")?, Namespace::new("dnsr")?);
         router.join("lan", &client, "eth0")?;
@@ -162,9 +184,8 @@ impl Lab {
         let folder = tempfile::tempdir()?;
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let world = Arc::new(World::default());
+        let world = Arc::new(world);
         *world.part.lock().unwrap() = serde_json::to_string(part)?;
-        *world.wan.lock().unwrap() = wan;
         let bus = folder.path().join("bus");
         fs::create_dir(&bus)?;
         let (network, dhcp) = {
@@ -224,7 +245,7 @@ impl Lab {
     }
 
     fn wait_for_upstream(&mut self, address: &str) -> Result<()> {
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(30);
         loop {
             if let Some(process) = self.provider_processes.last_mut() {
                 process.check()?;
@@ -266,13 +287,13 @@ impl Lab {
 
     /// Waits until the status of the service is as wanted.
     pub fn wait_for(&self, wanted: impl Fn(&DnsStatus) -> bool) -> Result<()> {
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(30);
         loop {
             let status = self.status()?;
             if wanted(&status) {
                 return Ok(());
             }
-            ensure!(Instant::now() < end, "not as wanted after 10 s: {status:?}");
+            ensure!(Instant::now() < end, "not as wanted after 30 s: {status:?}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -318,7 +339,7 @@ where
 fn start_service(router: &Namespace, run_dir: &Path, hand_over: bool) -> Result<Running> {
     let notify = run_dir.join("notify.sock");
     let socket = std::os::unix::net::UnixDatagram::bind(&notify)?;
-    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    socket.set_read_timeout(Some(Duration::from_secs(30)))?;
     let program = std::env::current_exe()?;
     let mut command = Command::new("ip");
     command.args(["netns", "exec", router.name()]);
