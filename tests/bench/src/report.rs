@@ -105,7 +105,11 @@ impl Report {
                 row.spread.map_or_else(String::new, |[low, high]| format!("{low:.2}..{high:.2}")),
                 number(row.bound),
                 row.unit,
-                if row.ok { "yes" } else { "NO" },
+                match row.bound {
+                    None => "-",
+                    Some(_) if row.ok => "yes",
+                    Some(_) => "NO",
+                },
                 row.peer_name
             );
             for note in &row.notes {
