@@ -32,6 +32,14 @@ const FAILED_PAUSE: Duration = Duration::from_secs(60);
 /// How long the end of a killed process may take before it is killed again.
 const KILL_REPEAT: Duration = Duration::from_secs(2);
 
+/// The supervisor looks once a second; if it did not for this long, it was itself held up: a machine
+/// that was suspended, a virtual one that its host stopped, a processor or disk that hung.
+const HELD_UP: Duration = Duration::from_secs(3);
+
+/// How long nothing is held against services after that: they were held up as well, and what they said
+/// before is still to be read.
+const INDULGENCE: Duration = Duration::from_secs(5);
+
 /// Time since the kernel started.
 pub type Time = Duration;
 
@@ -201,6 +209,10 @@ pub struct Core {
     stopping: bool,
     all_stopped: bool,
     runs: u64,
+    /// When the time was last told.
+    looked: Time,
+    /// Until when no limit is enforced.
+    indulgent: Time,
 }
 
 impl Core {
@@ -221,7 +233,14 @@ impl Core {
                 again: false,
             })
             .collect();
-        Self { services, stopping: false, all_stopped: false, runs: 0 }
+        Self {
+            services,
+            stopping: false,
+            all_stopped: false,
+            runs: 0,
+            looked: now,
+            indulgent: Time::ZERO,
+        }
     }
 
     /// State of a service.
@@ -252,9 +271,14 @@ impl Core {
             .map(|s| (s.rules.name.as_str(), s.state))
     }
 
-    /// Takes an event at time `now`, which must not go backwards.
+    /// Takes an event at time `now`, which must not go backwards. To be called once a second at
+    /// least, with [`Event::Tick`] if nothing happens.
     pub fn handle(&mut self, now: Time, event: &Event) -> Vec<Action> {
         let mut actions = Vec::new();
+        if now.saturating_sub(self.looked) >= HELD_UP {
+            self.indulgent = now + INDULGENCE;
+        }
+        self.looked = now;
         match *event {
             Event::Ready { id, run } => {
                 if let Some(service) = self.current(id, run) {
@@ -290,7 +314,11 @@ impl Core {
 
     /// When [`Event::Tick`] is due at the latest, if nothing else happens.
     pub fn deadline(&self) -> Option<Time> {
-        self.services.iter().filter_map(Service::deadline).min()
+        let due = |service: &Service| {
+            let deadline = service.deadline()?;
+            Some(if service.running { deadline.max(self.indulgent) } else { deadline })
+        };
+        self.services.iter().filter_map(due).min()
     }
 
     /// The service, if `run` is its present process.
@@ -300,8 +328,10 @@ impl Core {
 
     /// Does what is due at `now`.
     fn advance(&mut self, now: Time, actions: &mut Vec<Action>) {
-        for (id, service) in self.services.iter_mut().enumerate() {
-            service.enforce_limits(now, id, actions);
+        if now >= self.indulgent {
+            for (id, service) in self.services.iter_mut().enumerate() {
+                service.enforce_limits(now, id, actions);
+            }
         }
         if self.stopping {
             self.stop_in_order(now, actions);

@@ -73,7 +73,7 @@ pub fn run(folder: &Path, name: &str) -> ExitCode {
     notify("READY=1");
     loop {
         std::thread::sleep(Duration::from_millis(300));
-        if name == "half" {
+        if name == "half" && places.state(name).join("other half").exists() {
             notify("X_PORTCULLIS_PENDING=");
         }
         if name != "silent" {
