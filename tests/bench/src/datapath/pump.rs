@@ -2,7 +2,7 @@
 //! other, so that all the work is on one CPU and its time is the cost.
 //!
 //! A sender that paces itself sends by timers. Each of them costs an interrupt, which on a virtual
-//! machine may be as dear as five frames, and the thread, which never sleeps, is charged with waiting for
+//! machine may be as dear as several frames, and the thread, which never sleeps, is charged with waiting for
 //! it; how many there are depends on what the sender believes of the path, not on the router. So it must
 //! not pace itself, and what could make a figure another one is noted beside it.
 
