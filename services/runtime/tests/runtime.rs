@@ -24,7 +24,7 @@ use portcullis_model::{Document, part::DnsPart};
 use portcullis_peers::example;
 use portcullis_runtime::parse_part;
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 struct Probe {
     child: Child,

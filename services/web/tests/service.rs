@@ -32,7 +32,7 @@ use portcullis_peers::{
 };
 use serde_json::Value;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 struct Lab {
     router: Router,
@@ -130,12 +130,13 @@ async fn status_has_all_parts() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn status_without_peers_says_so_in_time() -> Result<()> {
     let lab = Lab::new()?;
-    // It listens and never answers.
-    let _hanging = lab.router.listen("network")?;
+    // They listen and never answer. Asked one after the other they would take 8 s.
+    let hanging = ["network", "dhcp", "firewall", "dns"].map(|name| lab.router.listen(name));
+    let _hanging = hanging.into_iter().collect::<Result<Vec<_>>>()?;
     let _process = lab.start().await?;
     let begin = Instant::now();
     let status = lab.status("h2").await?;
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(7), "{:?}", begin.elapsed());
     for part in [
         "system",
         "slots",

@@ -4,6 +4,8 @@ use std::{
     io::{Read, Write},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -26,6 +28,8 @@ pub fn example(name: &str) -> Result<PathBuf> {
 /// A process that ends with the test.
 pub struct Process {
     child: Child,
+    written: Arc<Mutex<Vec<u8>>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Process {
@@ -34,13 +38,39 @@ impl Process {
     /// # Errors
     /// If it cannot be started.
     pub fn start(command: &mut Command) -> Result<Self> {
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        Ok(Self { child })
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut stdout = child.stdout.take().context("standard output")?;
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let text = written.clone();
+        let reader = std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = stdout.read(&mut bytes) {
+                let part = bytes.get(..count).unwrap_or_default();
+                text.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(part);
+            }
+        });
+        Ok(Self { child, written, reader: Some(reader) })
     }
 
-    /// Its process id.
-    pub fn id(&self) -> u32 {
-        self.child.id()
+    /// What it has written to its standard output so far.
+    pub fn written(&self) -> String {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&written).into_owned()
+    }
+
+    /// Waits until it has written `text` to its standard output.
+    ///
+    /// # Errors
+    /// If it has not within `limit`.
+    pub fn wait_for(&self, text: &str, limit: Duration) -> Result<()> {
+        let end = Instant::now() + limit;
+        while !self.written().contains(text) {
+            if Instant::now() > end {
+                bail!("no {text:?} after {limit:?} in {:?}", self.written());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// Writes to its standard input.
@@ -69,17 +99,12 @@ impl Process {
     /// If it does not end within `limit`.
     pub fn finish(mut self, limit: Duration) -> Result<(Option<i32>, String)> {
         drop(self.child.stdin.take());
-        let mut stdout = self.child.stdout.take().context("standard output is gone")?;
-        let reader = std::thread::spawn(move || {
-            let mut text = Vec::new();
-            let _ = stdout.read_to_end(&mut text);
-            String::from_utf8_lossy(&text).into_owned()
-        });
         let end = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait()? {
-                let text = reader.join().map_err(|_| anyhow::anyhow!("reader panicked"))?;
-                return Ok((status.code(), text));
+                let reader = self.reader.take().context("the end was waited for twice")?;
+                reader.join().map_err(|_| anyhow::anyhow!("reader panicked"))?;
+                return Ok((status.code(), self.written()));
             }
             if Instant::now() > end {
                 bail!("process {} runs after {limit:?}", self.child.id());
