@@ -4,13 +4,14 @@
 
 mod lab;
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, process::Command, sync::atomic::Ordering, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Lab, ROUTER};
 use portcullis_netns::{Namespace, Running};
 
-const SOON: Duration = Duration::from_secs(30);
+/// For what happens soon, on a machine that may be busy.
+const SOON: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_router_gets_its_lease_and_bridges_its_lan() -> Result<()> {
@@ -42,9 +43,9 @@ fn a_router_gets_its_lease_and_bridges_its_lan() -> Result<()> {
     // Both clients share the bridge and reach the router.
     for (client, address) in lab.clients.iter().zip(["192.168.77.11/24", "192.168.77.12/24"]) {
         client.address("eth0", address)?;
-        client.run("ping -c1 -W2 192.168.77.1")?;
+        client.run("ping -c3 -i0.3 -W5 192.168.77.1")?;
     }
-    lab.clients[0].run("ping -c1 -W2 192.168.77.12")?;
+    lab.clients[0].run("ping -c3 -i0.3 -W5 192.168.77.12")?;
     Ok(())
 }
 
@@ -59,8 +60,30 @@ fn monitor(lab: &Lab, family: &str, file: &str) -> Result<Running> {
     );
     command.args(["-c", &line]);
     let monitor = Running::start(command)?;
-    std::thread::sleep(Duration::from_millis(300));
+    // It listens when it is among those who want messages of the kernel.
+    let id = monitor.id().to_string();
+    lab.until("ip monitor", SOON, || {
+        let sockets = lab.router.run("cat /proc/net/netlink")?;
+        Ok(sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|fields| {
+            matches!(fields[..], [_, _, owner, groups, ..] if owner == id && groups != "00000000")
+        }))
+    })?;
     Ok(monitor)
+}
+
+/// Waits until the router's lease is in force and nothing changes any more.
+fn settled(lab: &Lab, family: &str) -> Result<()> {
+    lab.until_state("bound", SOON)?;
+    lab.until("the lease in force", SOON, || {
+        let wan = lab.interface("wan")?;
+        Ok(!wan.addresses.is_empty() && wan.gateway.is_some())
+    })?;
+    lab.until("rest", SOON, || {
+        let monitor = monitor(lab, family, "rest")?;
+        std::thread::sleep(Duration::from_millis(500));
+        drop(monitor);
+        Ok(monitored(lab, "rest")?.is_empty())
+    })
 }
 
 fn monitored(lab: &Lab, file: &str) -> Result<String> {
@@ -103,8 +126,10 @@ fn a_link_comes_up_when_the_firewall_is_on_it() -> Result<()> {
     lab.until("the way out", SOON, || Ok(lab.router.run("ping -c1 -W1 10.9.0.1").is_ok()))?;
 
     // While it is away its filters go on, and so do the links; over a restart of this service too.
+    settled(&lab, "-4")?;
     let monitor = monitor(&lab, "-4", "guard")?;
     firewall.guard(&[])?;
+    // Time for a mistake.
     std::thread::sleep(Duration::from_millis(500));
     service.stop()?;
     let _service = lab.start()?;
@@ -172,8 +197,8 @@ fn the_lease_survives_a_restart_of_the_service() -> Result<()> {
     let _server = lab.dnsmasq(&[])?;
     let service = lab.start()?;
     lab.until_state("bound", SOON)?;
+    settled(&lab, "-4")?;
     let before = lab.lease()?;
-    lab.until("address", SOON, || Ok(!lab.interface("wan")?.addresses.is_empty()))?;
     let monitor = monitor(&lab, "-4", "restart")?;
     service.stop()?;
     let _service = lab.start()?;
@@ -247,7 +272,7 @@ fn a_lease_that_runs_out_leaves_nothing_behind() -> Result<()> {
     lab.until_state("bound", SOON)?;
     lab.until("address", SOON, || Ok(!lab.interface("wan")?.addresses.is_empty()))?;
     drop(server);
-    lab.until("nothing", Duration::from_secs(20), || {
+    lab.until("nothing", SOON, || {
         let wan = lab.interface("wan")?;
         Ok(lab.lease()?.address.is_none() && wan.addresses.is_empty() && wan.gateway.is_none())
     })?;
@@ -276,8 +301,7 @@ fn what_is_as_wanted_is_not_touched_and_drift_is_mended() -> Result<()> {
     let lab = Lab::new(ROUTER)?;
     let _server = lab.dnsmasq(&[])?;
     let _service = lab.start()?;
-    lab.until_state("bound", SOON)?;
-    std::thread::sleep(Duration::from_millis(500));
+    settled(&lab, "-4")?;
 
     // The same again: no event.
     let quiet = monitor(&lab, "-4", "quiet")?;
@@ -345,12 +369,13 @@ fn a_new_configuration_changes_only_what_differs() -> Result<()> {
     let _service = lab.start()?;
     lab.until_state("bound", SOON)?;
     lab.clients[0].address("eth0", "192.168.77.11/24")?;
-    lab.clients[0].run("ping -c1 -W2 192.168.77.1")?;
+    lab.clients[0].run("ping -c3 -i0.3 -W5 192.168.77.1")?;
+    settled(&lab, "-4")?;
 
     let monitor = monitor(&lab, "-4", "address")?;
     lab.apply(&ROUTER.replace("192.168.77.1/24", "192.168.77.254/24"))?;
     ensure!(lab.interface("lan")?.addresses == ["192.168.77.254/24"]);
-    lab.clients[0].run("ping -c1 -W2 192.168.77.254")?;
+    lab.clients[0].run("ping -c3 -i0.3 -W5 192.168.77.254")?;
     drop(monitor);
     let events = monitored(&lab, "address")?;
     let wan = events.lines().any(|line| line.contains("wan0") || line.contains("10.9.0."));
@@ -389,7 +414,7 @@ fn a_new_configuration_changes_only_what_differs() -> Result<()> {
     ensure!(lab.interface("home")?.mtu == 1280);
     let routes = lab.router.run("ip route show default")?;
     ensure!(routes.lines().count() == 1 && routes.contains("metric 7"), "{routes}");
-    lab.clients[0].run("ping -c1 -W2 192.168.77.1")?;
+    lab.clients[0].run("ping -c3 -i0.3 -W5 192.168.77.1")?;
     lab.until("RELEASE", SOON, || Ok(lab.dhcp_messages().contains(&"RELEASE".to_owned())))?;
 
     // And back: the MTU as before.
@@ -423,19 +448,16 @@ fn a_nic_that_comes_later_is_taken_and_told_of() -> Result<()> {
     let wan = lab.interface("wan")?;
     ensure!((wan.device.as_str(), wan.index) == ("", 0), "{wan:?}");
     ensure!(lab.lease()?.state == "init");
-    std::thread::scope(|scope| -> Result<()> {
-        let signals = scope.spawn(|| lab.signals(Duration::from_secs(4)));
-        std::thread::sleep(Duration::from_millis(300));
-        lab.router.join("late", &lab.clients[1], "eth1")?;
-        lab.router.run("ip link set wan0 down")?;
-        lab.router.run("ip link set wan0 name wan9")?;
-        lab.until_state("bound", SOON)?;
-        let ports = lab.interface("lan")?.ports.len();
-        ensure!(ports == 2, "{ports} ports");
-        let count = signals.join().unwrap()?;
-        ensure!((2..=30).contains(&count), "{count} signals");
-        Ok(())
-    })?;
+    let signals = lab.signals()?;
+    lab.router.join("late", &lab.clients[1], "eth1")?;
+    lab.router.run("ip link set wan0 down")?;
+    lab.router.run("ip link set wan0 name wan9")?;
+    lab.until_state("bound", SOON)?;
+    let ports = lab.interface("lan")?.ports.len();
+    ensure!(ports == 2, "{ports} ports");
+    lab.until("two signals", SOON, || Ok(signals.load(Ordering::SeqCst) >= 2))?;
+    let count = signals.load(Ordering::SeqCst);
+    ensure!(count <= 30, "{count} signals");
     // And it goes again.
     lab.router.run("ip link del late")?;
     lab.until("port gone", SOON, || Ok(lab.interface("lan")?.ports.len() == 1))?;
@@ -512,7 +534,7 @@ fn fixed_ipv6_addresses_and_their_default_route_come_stay_and_go() -> Result<()>
     })?;
 
     // The same again changes nothing; what is taken away comes back.
-    std::thread::sleep(Duration::from_millis(500));
+    settled(&lab, "-6")?;
     let quiet = monitor(&lab, "-6", "quiet6")?;
     for _ in 0..3 {
         lab.apply(BOTH_FAMILIES)?;

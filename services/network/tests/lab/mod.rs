@@ -6,7 +6,10 @@ use std::{
     os::unix::net::UnixStream,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -170,7 +173,7 @@ impl Lab {
             .context("network service")?;
         let service = Service { child };
         // The socket of an earlier run may still be there: asked until somebody answers.
-        self.until("the service answers", Duration::from_secs(10), || {
+        self.until("the service answers", Duration::from_secs(60), || {
             Ok(self.interfaces().is_ok_and(|interfaces| !interfaces.is_empty()))
         })?;
         Ok(service)
@@ -224,18 +227,28 @@ impl Lab {
         self.call(async |network| network.apply(json).await)
     }
 
-    /// Number of `Changed` signals within `time`.
-    pub fn signals(&self, time: Duration) -> Result<usize> {
+    /// Number of `Changed` signals from now on, counted until the service or the test ends.
+    pub fn signals(&self) -> Result<Arc<AtomicUsize>> {
         use futures_util::StreamExt;
-        self.call(async |network| {
-            let mut signals = network.receive_changed().await?;
-            let mut count = 0;
-            let end = tokio::time::Instant::now() + time;
-            while let Ok(Some(_)) = tokio::time::timeout_at(end, signals.next()).await {
-                count += 1;
-            }
-            Ok(count)
-        })
+        let stream = UnixStream::connect(self.path("bus/network.sock"))?;
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = count.clone();
+        let (subscribed, is_subscribed) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            runtime()?.block_on(async {
+                let connection =
+                    zbus::connection::Builder::unix_stream(stream).p2p().build().await?;
+                let network = NetworkBusProxy::new(&connection).await?;
+                let mut signals = network.receive_changed().await?;
+                subscribed.send(())?;
+                while signals.next().await.is_some() {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                }
+                anyhow::Ok(())
+            })
+        });
+        is_subscribed.recv().context("no signals")?;
+        Ok(count)
     }
 
     /// Waits for `condition`; fails with the service's log.
@@ -314,7 +327,7 @@ impl Service {
         let id = i32::try_from(self.child.id())?;
         let id = rustix::process::Pid::from_raw(id).context("process id")?;
         rustix::process::kill_process(id, rustix::process::Signal::TERM)?;
-        let end = Instant::now() + Duration::from_secs(5);
+        let end = Instant::now() + Duration::from_secs(30);
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait()? {
                 ensure!(status.success(), "the service ended with {status}");
