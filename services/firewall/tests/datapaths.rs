@@ -129,12 +129,7 @@ impl Site {
     }
 
     fn passes(&self) -> Result<bool> {
-        let output = self
-            .host
-            .command("ping")
-            .args(["-c", "3", "-i", "0.2", "-W", "1", &SERVER.to_string()])
-            .output()?;
-        Ok(output.status.success())
+        Ok(self.host.run(&format!("ping -c 3 -i 0.2 -W 1 {SERVER}")).is_ok())
     }
 
     /// Exactly one datapath is there.
@@ -250,8 +245,7 @@ fn if_the_other_datapath_cannot_come_the_old_one_stays() -> Result<()> {
 fn nftables_is_closed_until_the_interfaces_are_known_and_stays_over_a_restart() -> Result<()> {
     let mut site = Site::begin(Datapath::Nftables)?;
     let reaches_router = |site: &Site| -> Result<bool> {
-        let ping = ["-c", "1", "-W", "1", &ROUTER.to_string()].map(str::to_owned);
-        Ok(site.host.command("ping").args(ping).output()?.status.success())
+        Ok(site.host.run(&format!("ping -c 1 -W 1 {ROUTER}")).is_ok())
     };
     ensure!(!site.passes()? && !reaches_router(&site)?);
     let interfaces = site.interfaces()?;

@@ -67,6 +67,19 @@ impl Scene {
         Ok(())
     }
 
+    /// Has `check` look at the router with this document in force, and puts the defaults in force
+    /// again for the stories that follow, whatever comes out.
+    ///
+    /// # Errors
+    /// What `check` found, with what the command that applied the document said.
+    pub fn under(&self, document: &str, check: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        let said = self.lab.pctl_with_document("config apply -", document)?;
+        let outcome = check(self);
+        let restored = self.lab.pctl_with_document("config apply -", "version = 1\n");
+        outcome.with_context(|| format!("apply said:\n{said}"))?;
+        restored.map(drop)
+    }
+
     /// A folder for files of the story.
     pub fn folder(&self) -> &Path {
         self.folder.path()

@@ -69,6 +69,20 @@ impl Namespace {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// What a command line (split at spaces, no shell) writes inside, first to standard output, then to
+    /// standard error; however it ends.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn told(&self, line: &str) -> Result<String> {
+        let mut words = line.split_whitespace();
+        let program = words.next().context("empty command line")?;
+        let output = self.command(program).args(words).stdin(Stdio::null()).output()?;
+        Ok([output.stdout, output.stderr]
+            .map(|text| String::from_utf8_lossy(&text).into_owned())
+            .concat())
+    }
+
     /// Starts a command line (split at spaces) inside; it is killed when the handle is dropped.
     ///
     /// # Errors

@@ -161,13 +161,7 @@ fn icmp_errors_reach_the_sender_with_the_addresses_it_knows() -> Result<()> {
     // A narrow link behind the router: path-MTU discovery of a host inside works.
     site.provider.run("ip link set core mtu 1300")?;
     site.server.run("ip link set eth0 mtu 1300")?;
-    let output = site
-        .host
-        .command("ping")
-        .args(["-c", "2", "-i", "0.3", "-W", "1", "-M", "do", "-s", "1400", &SERVER.to_string()])
-        .output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr);
+    let text = site.host.told(&format!("ping -c 2 -i 0.3 -W 1 -M do -s 1400 {SERVER}"))?;
     ensure!(text.contains("mtu") && text.contains("1300"), "{text}");
     Ok(())
 }
@@ -177,13 +171,7 @@ fn packets_too_large_for_the_next_link_are_answered_by_the_router() -> Result<()
     let mut site = Site::new("")?;
     site.router.run("ip link set eth0 mtu 1400")?;
     site.provider.run("ip link set access mtu 1400")?;
-    let output = site
-        .host
-        .command("ping")
-        .args(["-c", "2", "-i", "0.3", "-W", "1", "-M", "do", "-s", "1430", &SERVER.to_string()])
-        .output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr);
+    let text = site.host.told(&format!("ping -c 2 -i 0.3 -W 1 -M do -s 1430 {SERVER}"))?;
     ensure!(text.contains("1400"), "{text} {}", site.counters()?);
     ensure!(site.count(Counter::RouterAnswers)? >= 1, "{}", site.counters()?);
     // TCP in aggregated frames is told the size of its segments, too.

@@ -30,14 +30,7 @@ fn stun_server(namespace: &Namespace) -> Result<(Running, tempfile::TempDir)> {
 
 /// What the tool says about one kind of behaviour.
 fn discover(host: &Namespace, options: &str) -> Result<String> {
-    let output = host
-        .command("timeout")
-        .args(["60", "turnutils_natdiscovery"])
-        .args(options.split_whitespace())
-        .args(["-L", &HOST.to_string(), "-p", "3478", &SERVER.to_string()])
-        .output()?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr))
+    host.told(&format!("timeout 60 turnutils_natdiscovery {options} -L {HOST} -p 3478 {SERVER}"))
 }
 
 #[test]

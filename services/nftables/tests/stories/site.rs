@@ -206,6 +206,5 @@ pub fn udp(namespace: &Namespace, address: impl Into<SocketAddr>) -> Result<UdpS
 
 /// Whether a host answers a ping.
 pub fn pings(namespace: &Namespace, to: &str) -> Result<bool> {
-    let output = namespace.command("ping").args(["-c", "1", "-W", "1", to]).output()?;
-    Ok(output.status.success())
+    Ok(namespace.run(&format!("ping -c 1 -W 1 {to}")).is_ok())
 }

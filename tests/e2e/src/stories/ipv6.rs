@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Result, ensure};
 use portcullis_netns::Namespace;
 
+use super::ZONES;
 use crate::scene::Scene;
 
 const ROUTER: &str = "2001:db8:77::1";
@@ -29,11 +30,6 @@ zone = "lan"
 ports = ["others"]
 ipv4 = { method = "static", addresses = ["192.168.77.1/24"] }
 ipv6 = { method = "static", addresses = ["2001:db8:77::1/64"] }
-[firewall.zones.wan]
-masquerade = true
-bogons = false
-[firewall.zones.lan]
-services = ["dhcp", "dns", "ping", "web"]
 [[firewall.rules]]
 name = "web-inside"
 from = "wan"
@@ -46,13 +42,9 @@ action = "allow"
 
 pub fn passes_statefully(scene: &mut Scene) -> Result<()> {
     number(scene)?;
-    let said = scene.lab.pctl_with_document("config apply -", DOCUMENT)?;
-    let outcome = check(scene).map_err(|error| error.context(format!("apply said:\n{said}")));
-    // Back to the defaults for the stories that follow, whatever came out.
-    let restored = scene.lab.pctl_with_document("config apply -", "version = 1\n");
+    let outcome = scene.under(&format!("{DOCUMENT}{ZONES}"), check);
     let cleared = clear(scene);
     outcome?;
-    restored?;
     cleared
 }
 
@@ -110,11 +102,8 @@ fn check(scene: &Scene) -> Result<()> {
     for namespace in [&scene.lab.internet.provider, site] {
         namespace.run("ip link set core0 mtu 1400")?;
     }
-    let mut large = host.namespace().command("ping");
-    large.args(["-6", "-M", "do", "-c", "3", "-i", "0.3", "-W", "2", "-s", "1440", SITE]);
-    let output = large.output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr);
+    let large = format!("ping -6 -M do -c 3 -i 0.3 -W 2 -s 1440 {SITE}");
+    let text = host.namespace().told(&large)?;
     ensure!(text.contains("1400"), "nobody told of the narrow link: {text}");
 
     // In: what no rule allows is silence, what one does works.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::scene::Scene;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 pub fn by_udhcpc(scene: &mut Scene) -> Result<()> {
     let host = scene.host();
@@ -112,7 +112,7 @@ fn in_pool(address: &str) -> Result<()> {
 fn listed(host: &Host, address: &str, name: &str) -> Result<()> {
     let output = execute(host.namespace().command("cat").arg("/sys/class/net/eth0/address"))?;
     let mac = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    let limit = Duration::from_secs(5);
+    let limit = Duration::from_secs(15);
     host.wait_for_status(&format!("a lease of {address} to {mac}, {name}"), limit, |status| {
         let leases = status.pointer("/leases").and_then(Value::as_array);
         leases.into_iter().flatten().any(|lease| {

@@ -22,6 +22,16 @@ use anyhow::Result;
 
 use crate::scene::Scene;
 
+/// The default zones, for documents that write rules. But the simulated internet uses addresses for
+/// documentation, which are bogons.
+const ZONES: &str = r#"
+[firewall.zones.wan]
+masquerade = true
+bogons = false
+[firewall.zones.lan]
+services = ["dhcp", "dns", "ping", "web"]
+"#;
+
 /// One story.
 pub struct Story {
     /// Its name, in the words of what the user sees.

@@ -17,6 +17,7 @@ use portcullis_netns::Namespace;
 use portcullis_qemu::{Host, addresses};
 use serde_json::Value;
 
+use super::ZONES;
 use crate::scene::Scene;
 
 /// What the page behind the port forward says.
@@ -35,15 +36,10 @@ pub fn on_nftables(scene: &mut Scene) -> Result<()> {
 fn holds(scene: &mut Scene, datapath: &str) -> Result<()> {
     let server = scene.host().address()?;
     scene.second_host().lease_by_udhcpc("laptop", Duration::from_secs(20))?;
-    // The simulated internet uses addresses for documentation, which are bogons.
     let document = format!(
         r#"[firewall]
 datapath = "{datapath}"
-[firewall.zones.wan]
-masquerade = true
-bogons = false
-[firewall.zones.lan]
-services = ["dhcp", "dns", "ping", "web"]
+{ZONES}
 [[firewall.rules]]
 name = "refused"
 from = "lan"
@@ -67,12 +63,9 @@ to = "{server}"
 to_port = 80
 "#
     );
-    let said = scene.lab.pctl_with_document("config apply -", &document)?;
-    let outcome = check(scene, datapath);
-    // Back to the defaults for the stories that follow, whatever came out.
-    let restored = scene.lab.pctl_with_document("config apply -", "version = 1\n");
-    outcome.with_context(|| format!("datapath {datapath}; apply said:\n{said}"))?;
-    restored.map(drop)
+    scene
+        .under(&document, |scene| check(scene, datapath))
+        .with_context(|| format!("datapath {datapath}"))
 }
 
 fn check(scene: &Scene, datapath: &str) -> Result<()> {

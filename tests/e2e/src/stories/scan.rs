@@ -31,7 +31,7 @@ pub fn from_wan(scene: &mut Scene) -> Result<()> {
     scene.host().get(&format!("http://{}/", addresses::SITE))?;
     std::thread::sleep(Duration::from_millis(500));
     tcpdump.signal(rustix::process::Signal::INT)?;
-    tcpdump.wait(Duration::from_secs(5))?;
+    tcpdump.wait(Duration::from_secs(30))?;
     let captured =
         |filter: &str| provider.run(&format!("tcpdump -n -r {} {filter}", capture.display()));
     let passed = captured(&format!("dst host {}", addresses::SITE))?;
