@@ -33,6 +33,9 @@ const SYN_AGAIN: u8 = 64;
 /// Acknowledgments may be this old even if the window is smaller, as in van Rooij's paper.
 const OLDEST_ACK: u32 = 66_000;
 
+/// A copy of a SYN may be overtaken by this many bytes of the connection that it began.
+const LATE_COPY: u32 = 1 << 24;
+
 /// Largest shift of a window (RFC 7323 section 2.3).
 const MAX_SCALE: u8 = 14;
 
@@ -360,9 +363,10 @@ fn answer(segment: &Segment, sender: SideRef<'_>, receiver: SideRef<'_>, scale: 
     let again = segment.acknowledgment.wrapping_sub(1);
     if receiver.seen() & SYN_AGAIN != 0
         && again as u16 == u16::from(receiver.again()) << 8 | u16::from(sender.again())
+        && sender.end().wrapping_sub(segment.end()) >= LATE_COPY
     {
-        // Both sides lost the old connection. What the new SYN's scale was is not known any more:
-        // the largest, if this side accepts one.
+        // Both sides lost the old connection; these are not late copies of the SYNs that it began with.
+        // What the new SYN's scale was is not known any more: the largest, if this side accepts one.
         let syn =
             Segment { sequence: again, window: u16::MAX, flags: tcp::SYN, ..Segment::default() };
         receiver.begin(&syn, if scale == NO_SCALE { NO_SCALE } else { MAX_SCALE });

@@ -211,6 +211,22 @@ fn a_host_that_forgot_its_connection_opens_a_new_one_with_the_same_port() {
 }
 
 #[test]
+fn late_copies_of_its_syns_do_not_make_a_connection_begin_anew() {
+    let gate = established(CLIENT, SERVER);
+    for (direction, sent) in [
+        (0, data(CLIENT + 1, SERVER + 1, 1460)),
+        (1, data(SERVER + 1, CLIENT + 1461, 1460)),
+        (0, syn(CLIENT)),
+        (1, syn_ack(SERVER, CLIENT + 1)),
+        // Begun anew, the connection would have sent nothing yet that this could acknowledge.
+        (0, data(CLIENT + 1461, SERVER + 1461, 1460)),
+        (1, data(SERVER + 1461, CLIENT + 2921, 0)),
+    ] {
+        assert_eq!(gate.judge(direction, &sent), InWindow, "{sent:?}");
+    }
+}
+
+#[test]
 fn a_peer_that_knows_an_older_connection_is_made_to_forget_it() {
     // RFC 9293 figure 9 again, but here the router has forgotten it as well.
     let gate = Gate::new();
