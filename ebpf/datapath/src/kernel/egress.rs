@@ -70,7 +70,10 @@ macro_rules! continued {
             let departure = departure(&context);
             let maps = Maps::new(context.as_ptr());
             match $decide(&maps) {
-                Verdict::Next(stage) => stages::egress(&context, stage as u32),
+                Verdict::Next(stage) => {
+                    stages::egress(&context, stage as u32);
+                    missing(&context, &maps, &departure);
+                }
                 Verdict::Drop(drop) => dropped(&context, &maps, &departure, drop),
                 _ => {}
             }
@@ -101,10 +104,7 @@ fn carry_out(
         },
         Verdict::Next(stage) => {
             stages::egress(context, stage as u32);
-            // Only if the programs are being exchanged.
-            let to = zone_of(departure.interface);
-            let drop = Drop::between(Counter::DropStage, ROUTER, to);
-            dropped(context, maps, departure, drop);
+            missing(context, maps, departure);
             return TC_ACT_SHOT;
         }
         Verdict::Drop(drop) => {
@@ -115,6 +115,13 @@ fn carry_out(
     };
     count(counter, departure.segments, departure.length);
     action
+}
+
+/// Drops a packet that went on to a stage which is not there: only until all are loaded.
+#[inline(always)]
+fn missing(context: &TcContext, maps: &Maps, departure: &Departure) {
+    let drop = Drop::between(Counter::DropStage, ROUTER, zone_of(departure.interface));
+    dropped(context, maps, departure, drop);
 }
 
 #[inline(always)]

@@ -340,7 +340,8 @@ fn conclude(context: &TcContext, maps: &Maps, arrival: &Arrival, verdict: Verdic
             // SAFETY: the kernel passes a valid context, whose control block is ours here.
             unsafe { (*context.skb.skb).cb[ANSWER_WORD] = u32::from(mtu) };
             stages::tcx(context, stage::CUT);
-            TC_ACT_SHOT
+            // Only if it is not loaded yet.
+            lost(context, Counter::DropStage)
         }
         Verdict::Answer(answer) => {
             count_drop(maps, arrival, answer.drop);
