@@ -21,7 +21,10 @@ use portcullis_nftables::kernel::KernelError;
 use tokio::sync::Notify;
 
 use crate::{
-    datapath::DatapathError, nftables::Nftables, service::Firewall, telemetry::capture::Running,
+    datapath::{Datapath as Foreseen, DatapathError},
+    nftables::Nftables,
+    service::Firewall,
+    telemetry::capture::Running,
 };
 
 /// What went wrong in either datapath.
@@ -90,7 +93,7 @@ impl Engine {
     /// # Errors
     /// What the kernel says.
     pub fn open(pins: PathBuf, part: FirewallPart) -> Result<Self> {
-        let mut this = Self::begin(pins, part, Arc::default())?;
+        let mut this = Self::begin(pins, part, None, Arc::default())?;
         this.patient = true;
         if let Datapath::Ebpf(firewall) = &mut this.datapath {
             firewall.wait()?;
@@ -99,16 +102,25 @@ impl Engine {
     }
 
     /// The same, but programs are loaded behind it: `news` is notified when it is time to
-    /// [`Self::advance`].
+    /// [`Self::advance`]. What was foreseen ([`Firewall::foresee`]) is used if it fits.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn begin(pins: PathBuf, part: FirewallPart, news: Arc<Notify>) -> Result<Self> {
+    pub fn begin(
+        pins: PathBuf,
+        part: FirewallPart,
+        foreseen: Option<Foreseen>,
+        news: Arc<Notify>,
+    ) -> Result<Self> {
         let datapath = match part.firewall.datapath {
-            Kind::Ebpf => {
-                Datapath::Ebpf(Box::new(Firewall::begin(pins.clone(), part, news.clone())?))
-            }
+            Kind::Ebpf => Datapath::Ebpf(Box::new(Firewall::begin(
+                pins.clone(),
+                part,
+                foreseen,
+                news.clone(),
+            )?)),
             Kind::Nftables => {
+                drop(foreseen);
                 let nftables = Nftables::open(part)?;
                 nftables.close()?;
                 Datapath::Nftables(Box::new(nftables))
@@ -140,7 +152,7 @@ impl Engine {
         }
         match part.firewall.datapath {
             Kind::Ebpf => {
-                let mut next = Firewall::begin(self.pins.clone(), part, self.news.clone())?;
+                let mut next = Firewall::begin(self.pins.clone(), part, None, self.news.clone())?;
                 if self.patient {
                     next.wait()?;
                 }

@@ -5,7 +5,12 @@
 mod replacement;
 mod telling;
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use portcullis_bus::{
     firewall::{Attachment, Counter as CounterRecord, DatapathStatus, FlowPage, FlowQuery},
@@ -73,7 +78,7 @@ impl Firewall {
     /// # Errors
     /// See [`Datapath::open`].
     pub fn open(pins: PathBuf, part: FirewallPart) -> Result<Self> {
-        let mut this = Self::begin(pins, part, Arc::default())?;
+        let mut this = Self::begin(pins, part, None, Arc::default())?;
         this.wait()?;
         Ok(this)
     }
@@ -87,14 +92,36 @@ impl Firewall {
         self.datapath.wait()
     }
 
-    /// The same, but programs are loaded behind it: `news` is notified when it is time to
-    /// [`Self::advance`].
+    /// Begins to load the datapath for a part that is not known yet, for [`Self::begin`]: the kernel
+    /// takes longer to verify the first programs than all else takes until packets are filtered, and
+    /// they depend on the part by the sizes of two tables only, which few change. `None` where tables
+    /// are left from before: what is filtered by them need not be in a hurry.
     ///
     /// # Errors
     /// See [`Datapath::begin`].
-    pub fn begin(pins: PathBuf, part: FirewallPart, news: Arc<Notify>) -> Result<Self> {
+    pub fn foresee(pins: &Path, news: Arc<Notify>) -> Result<Option<Datapath>> {
+        if Datapath::has_tables(pins) {
+            return Ok(None);
+        }
+        Datapath::begin(pins, replacement::usual_sizes(), news).map(Some)
+    }
+
+    /// The same as [`Self::open`], but programs are loaded behind it: `news` is notified when it is time
+    /// to [`Self::advance`]. What was foreseen is given up if the part needs other sizes.
+    ///
+    /// # Errors
+    /// See [`Datapath::begin`].
+    pub fn begin(
+        pins: PathBuf,
+        part: FirewallPart,
+        foreseen: Option<Datapath>,
+        news: Arc<Notify>,
+    ) -> Result<Self> {
         let sizes = replacement::sizes_at_start(&pins, &part);
-        let mut datapath = Datapath::begin(&pins, sizes, news.clone())?;
+        let mut datapath = match foreseen.filter(|datapath| datapath.sizes() == sizes) {
+            Some(datapath) => datapath,
+            None => Datapath::begin(&pins, sizes, news.clone())?,
+        };
         datapath.take_over()?;
         let telemetry = Telemetry::new(&part.firewall, LogNames::default());
         Ok(Self {

@@ -28,6 +28,7 @@ use crate::{
     datapath::PINS,
     engine::{Engine, EngineError},
     routes::Routes,
+    service::Firewall,
     telemetry::events,
 };
 
@@ -57,12 +58,17 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(mut service: Service) -> Result<()> {
-    let part: FirewallPart = fetch_part("firewall").await?;
     let pins = std::env::var_os(PINS_VARIABLE).map_or_else(|| PathBuf::from(PINS), PathBuf::from);
-    have_modules(&part).await;
     let news = Arc::new(Notify::new());
+    // The config service starts at the same time: the kernel has work until it answers.
+    let foreseen = Firewall::foresee(&pins, news.clone()).unwrap_or_else(|error| {
+        tracing::info!(%error, "programs wait for the configuration");
+        None
+    });
+    let part: FirewallPart = fetch_part("firewall").await?;
+    have_modules(&part).await;
     let shared = Shared {
-        engine: Arc::new(Mutex::new(Engine::begin(pins, part, news.clone())?)),
+        engine: Arc::new(Mutex::new(Engine::begin(pins, part, foreseen, news.clone())?)),
         changed: Arc::new(Notify::new()),
         switched: Arc::new(Notify::new()),
         stand: Arc::new(watch::Sender::default()),

@@ -2,15 +2,18 @@
 //! to single frames. Needs root.
 #![allow(clippy::indexing_slicing, reason = "an index out of bounds fails the test, as it should")]
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::{TestRun, TestRunOptions, XdpMode};
+use portcullis_bus::firewall::CaptureRequest;
 use portcullis_datapath_abi::{Counter, policy::XDP_TRANSMIT};
 use portcullis_firewall::{
     compile::{Standing, compile},
-    datapath::Hook,
+    datapath::{Hook, Milestone},
+    service::Firewall,
 };
+use portcullis_model::{Document, part::FirewallPart};
 use portcullis_site::{HOST, Plan, SERVER, Site, WAN};
 
 const XDP_DROP: u32 = 1;
@@ -145,6 +148,39 @@ fn the_verifier_takes_all_programs() -> Result<()> {
             ensure!(translated > 100, "{name}");
             ensure!(info.size_jitted() > 0, "{name} is not compiled for this CPU");
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_was_foreseen_is_used_if_the_sizes_are_the_usual_ones() -> Result<()> {
+    struct Pins(PathBuf);
+    impl Drop for Pins {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+    let usual = FirewallPart::of(&Document::parse("")?);
+    let mut smaller = usual.clone();
+    smaller.firewall.max_flows = 8192;
+    // Mounts the BPF file system if need be.
+    let _site = Site::new("")?;
+    for (part, fits) in [(usual, true), (smaller, false)] {
+        let flows = part.firewall.max_flows;
+        let name = format!("pc-foreseen-{}-{flows}", std::process::id());
+        let pins = Pins(PathBuf::from("/sys/fs/bpf").join(name));
+        let mut foreseen = Firewall::foresee(&pins.0, Arc::default())?.context("no tables yet")?;
+        foreseen.wait()?;
+        ensure!(foreseen.has(Milestone::Complete) && foreseen.attachments().is_empty());
+        ensure!(Firewall::foresee(&pins.0, Arc::default())?.is_none(), "there are tables");
+        let mut firewall = Firewall::begin(pins.0.clone(), part, Some(foreseen), Arc::default())?;
+        ensure!(firewall.is_complete() == fits, "{flows} flows: {:?}", firewall.pending());
+        if !fits {
+            let refused = firewall.begin_capture(&CaptureRequest::default()).err();
+            ensure!(refused.is_some_and(|why| why.ends_with("try again in some seconds")));
+        }
+        firewall.wait()?;
+        ensure!(firewall.status()?.flow_capacity == u64::from(flows));
     }
     Ok(())
 }

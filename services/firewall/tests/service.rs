@@ -20,7 +20,7 @@ use portcullis_bus::{
 };
 use portcullis_model::{Document, part::FirewallPart};
 use portcullis_netns::{Namespace, execute};
-use tokio::net::UnixListener;
+use tokio::{net::UnixListener, sync::watch};
 
 const ROLE: &str = "PORTCULLIS_TEST_ROLE";
 const USER: u32 = 103;
@@ -51,7 +51,11 @@ fn main() -> ExitCode {
     }
 }
 
-struct FakeConfig(Mutex<FirewallPart>);
+struct FakeConfig {
+    part: Mutex<FirewallPart>,
+    /// It has started.
+    answers: watch::Sender<bool>,
+}
 
 #[async_trait::async_trait]
 impl ConfigApi for FakeConfig {
@@ -69,7 +73,9 @@ impl ConfigApi for FakeConfig {
     }
     async fn part(&self, service: String) -> portcullis_bus::Result<String> {
         assert_eq!(service, "firewall");
-        let part = self.0.lock().map_err(|_| portcullis_bus::Error::Failed(String::new()))?;
+        let started = self.answers.subscribe().wait_for(|answers| *answers).await.is_ok();
+        assert!(started, "the sender is in `self`");
+        let part = self.part.lock().map_err(|_| portcullis_bus::Error::Failed(String::new()))?;
         serde_json::to_string(&*part).map_err(|e| portcullis_bus::Error::Failed(e.to_string()))
     }
 }
@@ -97,6 +103,13 @@ impl Drop for Pins {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// Whether a program or map is pinned in one of the folders.
+fn is_pinned(folder: &Path, name: &str) -> bool {
+    let inside = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    folder.join(name).exists()
+        || inside.filter(|entry| entry.path().is_dir()).any(|entry| is_pinned(&entry.path(), name))
 }
 
 /// The service's process.
@@ -164,13 +177,18 @@ async fn story() -> Result<()> {
     router.run("sysctl -qw net.ipv4.ip_forward=0")?;
 
     let part = FirewallPart::of(&Document::parse("")?);
-    let config = Arc::new(FakeConfig(Mutex::new(part.clone())));
+    let config =
+        Arc::new(FakeConfig { part: Mutex::new(part.clone()), answers: watch::Sender::new(false) });
     let network = Arc::new(FakeNetwork(Mutex::new(interfaces(&router, "198.51.100.2")?)));
     serve(&bus, "config", Config1(config.clone()))?;
     let network_changed = serve(&bus, "network", Network1(network.clone()))?;
 
     println!("  starts with the capabilities of its manifest and opens forwarding when it filters");
     let service = Process::start(&router, folder.path(), &pins.0)?;
+    // Programs are loaded before the configuration is known, and attached when it is.
+    until("the first programs", async || Ok(is_pinned(&pins.0, "tcx_egress"))).await?;
+    ensure!(std::fs::read_dir(pins.0.join("links"))?.count() == 0, "attached without a policy");
+    config.answers.send_replace(true);
     let firewall = connect(&bus).await?;
     until("four attachments", async || Ok(firewall.attachments().await?.len() == 4)).await?;
     until(

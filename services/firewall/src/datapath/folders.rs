@@ -59,6 +59,11 @@ impl Folders {
         Ok(made)
     }
 
+    /// Whether there are flow tables of our layout.
+    pub(super) fn has_tables(pins: &Path) -> bool {
+        !children(&Self::maps(pins), FLOWS_PREFIX).is_empty()
+    }
+
     /// Policies of our layout with their numbers of lines.
     pub(super) fn policies(pins: &Path) -> impl Iterator<Item = (u32, PathBuf)> {
         children(&Self::maps(pins), POLICY_PREFIX).into_iter().filter_map(|path| {

@@ -97,13 +97,26 @@ impl Loading {
     fn report(&self, outcome: std::result::Result<&'static str, (&'static str, String)>) {
         let mut state = self.lock();
         match outcome {
-            Ok(name) => drop(state.loaded.insert(name)),
+            Ok(name) => {
+                state.loaded.insert(name);
+                if let Some(milestone) = self.reached_with(name, &state.loaded) {
+                    tracing::info!(group = ?self.group, ?milestone, "programs are loaded");
+                }
+            }
             // Of several the first.
             Err(failure) => drop(state.failure.get_or_insert(failure)),
         }
         drop(state);
         self.changed.notify_all();
         self.news.notify_one();
+    }
+
+    /// The milestone that a program was the last for.
+    fn reached_with(&self, name: &str, loaded: &BTreeSet<&'static str>) -> Option<Milestone> {
+        Milestone::ALL.into_iter().rfind(|milestone| {
+            let needed = self.group.needed(*milestone);
+            needed.contains(&name) && needed.iter().all(|name| loaded.contains(name))
+        })
     }
 
     fn goes_on(&self) -> bool {

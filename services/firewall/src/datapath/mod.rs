@@ -257,6 +257,11 @@ impl Datapath {
         })
     }
 
+    /// Whether there are tables, of whatever sizes.
+    pub fn has_tables(pins: &Path) -> bool {
+        Folders::has_tables(pins)
+    }
+
     /// Lines of the policy that is in force, or of a new one.
     pub fn lines_in_use(pins: &Path) -> u32 {
         Folders::policies(pins).map(|(lines, _)| lines).max().unwrap_or(LINES)

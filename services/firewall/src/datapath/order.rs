@@ -27,6 +27,9 @@ pub enum Milestone {
 }
 
 impl Milestone {
+    /// All of them, the first one first.
+    pub(super) const ALL: [Self; 3] = [Self::Filters, Self::Routes, Self::Complete];
+
     /// The programs of tcx that it takes.
     pub fn programs(self) -> Vec<&'static str> {
         Group::Tcx.needed(self)
@@ -158,7 +161,7 @@ mod tests {
     #[test]
     fn milestones_are_beginnings_of_the_order() {
         for group in [Group::Tcx, Group::Xdp] {
-            for milestone in [Milestone::Filters, Milestone::Routes, Milestone::Complete] {
+            for milestone in Milestone::ALL {
                 let needed = group.needed(milestone);
                 assert_eq!(needed, group.programs()[..needed.len()], "{group:?} {milestone:?}");
             }

@@ -5,7 +5,7 @@
 use std::{path::Path, sync::Arc};
 
 use portcullis_datapath_abi::classifier::LINES;
-use portcullis_model::part::FirewallPart;
+use portcullis_model::{firewall::Firewall as FirewallConfiguration, part::FirewallPart};
 use portcullis_runtime::unix_now_s;
 use tokio::sync::Notify;
 
@@ -52,6 +52,11 @@ const fn rounded(lines: u32) -> u32 {
         Some(rounded) => rounded,
         None => u32::MAX,
     }
+}
+
+/// Sizes that most parts need.
+pub(super) fn usual_sizes() -> Sizes {
+    Sizes { flows: FirewallConfiguration::default().max_flows, lines: LINES }
 }
 
 /// Sizes for a part before the interfaces are known: their addresses hardly change what rules take.

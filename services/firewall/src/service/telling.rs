@@ -121,7 +121,8 @@ impl Firewall {
     /// Begins to copy packets; [`Self::end_capture`] ends it.
     ///
     /// # Errors
-    /// What of the request is wrong, that another capture runs, or what the kernel says.
+    /// What of the request is wrong, that another capture runs, that programs are still being loaded,
+    /// or what the kernel says.
     pub fn begin_capture(
         &mut self,
         request: &CaptureRequest,
@@ -129,6 +130,13 @@ impl Firewall {
         let text = |error: crate::datapath::DatapathError| error.to_string();
         if self.tap.is_some() {
             return Err("another capture is running".to_owned());
+        }
+        if !self.is_complete() && self.refused().is_none() {
+            let pending = self.pending().unwrap_or_default();
+            return Err(format!(
+                "packets cannot be copied before all programs are loaded, as after a start of the \
+                 router: {pending}; try again in some seconds"
+            ));
         }
         let zones = self.zone_names().map_err(text)?;
         let filter = crate::telemetry::filter::capture(request, &zones)

@@ -17,9 +17,11 @@ use std::{
 
 use anyhow::{Context, Result};
 use portcullis_bus::{firewall::DropCount, network::InterfaceStatus};
+use portcullis_datapath_abi::Counter;
 use portcullis_firewall::service::Firewall;
 use portcullis_model::{Document, part::FirewallPart};
 use portcullis_netns::{Namespace, execute};
+use portcullis_site::wait_until;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::{
@@ -247,6 +249,23 @@ impl Lab {
             .send_to(frame, &address)
             .with_context(|| format!("{} bytes", frame.len()))?;
         Ok(())
+    }
+
+    /// Sends a frame and waits until it was dropped for this reason: a busy kernel takes it over late.
+    pub fn send_to_be_dropped(
+        &mut self,
+        device: &str,
+        frame: &[u8],
+        reason: Counter,
+    ) -> Result<()> {
+        let dropped = |lab: &mut Self| -> Result<u64> {
+            let drops = lab.firewall.drops()?;
+            let of_reason = drops.iter().filter(|drop| drop.reason == reason.name());
+            Ok(of_reason.map(|drop| drop.packets).sum())
+        };
+        let before = dropped(self)?;
+        self.send(device, frame)?;
+        wait_until(reason.name(), || Ok(dropped(self)? > before))
     }
 
     /// Packets dropped so far for what a line names.

@@ -1,7 +1,7 @@
 //! The table: reason, zones, and what provokes it.
 
 use std::{
-    io::Write,
+    io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     time::Duration,
 };
@@ -175,9 +175,11 @@ fn far_outside_the_window(lab: &mut Lab) -> Result<()> {
         let address = (OUTSIDE, 8080).into();
         TcpStream::connect_timeout(&address, Duration::from_secs(5)).context("connect")
     })?;
-    let _accepted = listener.accept()?;
+    let (mut accepted, _) = listener.accept()?;
+    accepted.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut heard = [0; 5];
     stream.write_all(b"hello")?;
-    std::thread::sleep(Duration::from_millis(100));
+    accepted.read_exact(&mut heard)?;
     let port = stream.local_addr()?.port();
     // Whatever the numbers of the connection are, one of these is far outside.
     for quarter in 0..4_u32 {
@@ -189,8 +191,9 @@ fn far_outside_the_window(lab: &mut Lab) -> Result<()> {
         });
         lab.send("lan", &frame)?;
     }
-    std::thread::sleep(Duration::from_millis(100));
-    stream.write_all(b"still there").context("the connection has lived on")
+    // Behind those, since it goes the same way.
+    stream.write_all(b"there")?;
+    accepted.read_exact(&mut heard).context("the connection has lived on")
 }
 
 fn information_request(lab: &mut Lab) -> Result<()> {
@@ -212,16 +215,17 @@ fn all_ports_are_forwarded(lab: &mut Lab) -> Result<()> {
         .collect();
     let ports = format!("ports = [{}]", ranges.join(", "));
     lab.configure(&[("ports = [\"2222\"]", &ports), ("\"tcp\" # forward", "\"udp\"")])?;
-    lab.send("lan", &lab.link("lan").udp(HOST, 5009, OUTSIDE, 4000))?;
-    std::thread::sleep(Duration::from_millis(50));
+    let frame = lab.link("lan").udp(HOST, 5009, OUTSIDE, 4000);
+    lab.send_to_be_dropped("lan", &frame, Counter::DropPorts)?;
     lab.configure(&[])
 }
 
 fn more_flows_than_there_is_room_for(lab: &mut Lab) -> Result<()> {
-    for port in 0..=u16::try_from(FLOWS)? {
+    for port in 0..u16::try_from(FLOWS)? {
         lab.send("lan", &lab.link("lan").udp(HOST, 10_000 + port, DMZ, 4000))?;
     }
-    std::thread::sleep(Duration::from_millis(100));
+    let frame = lab.link("lan").udp(HOST, 9_999, DMZ, 4000);
+    lab.send_to_be_dropped("lan", &frame, Counter::DropFull)?;
     lab.firewall(|firewall| {
         firewall.purge("192.168.77.0/24").map_err(anyhow::Error::msg)?;
         sweep(firewall)
@@ -255,8 +259,7 @@ fn larger_than_the_next_link(lab: &mut Lab) -> Result<()> {
     lab.firewall(|firewall| Ok(firewall.routes_changed()?))?;
     let payload = udp_payload(5000, 4001, 1372);
     let frame = lab.link("lan").ip(HOST, OUTSIDE, 17, &payload, |ip| ip.dont_fragment = true);
-    lab.send("lan", &frame)?;
-    std::thread::sleep(Duration::from_millis(50));
+    lab.send_to_be_dropped("lan", &frame, Counter::DropTooBig)?;
     lab.router.run("ip link set wan mtu 1500")?;
     lab.firewall(|firewall| Ok(firewall.routes_changed()?))
 }
@@ -297,8 +300,7 @@ fn syn_while_cookies_are_asked_for(lab: &mut Lab) -> Result<()> {
     // Nobody has this address, so nobody will prove anything.
     let from = Ipv4Addr::new(198, 51, 100, 77);
     let frame = lab.link("wan").tcp((from, 4002), (WAN, 2222), |tcp| tcp.syn = true);
-    lab.send("wan", &frame)?;
-    std::thread::sleep(Duration::from_millis(50));
+    lab.send_to_be_dropped("wan", &frame, Counter::DropUnproven)?;
     lab.configure(&[])
 }
 
@@ -328,8 +330,8 @@ fn locks_that_nobody_gives_back(lab: &mut Lab) -> Result<()> {
     let mut locks = Array::<_, u32>::try_from(Map::from_map_data(MapData::from_pin(&path)?)?)?;
     let mut set = |value| (0..locks.len()).try_for_each(|index| locks.set(index, value, 0));
     set(1)?;
-    let sent = lab.send("lan", &lab.link("lan").udp(HOST, 5009, OUTSIDE, 4000));
-    std::thread::sleep(Duration::from_millis(50));
+    let frame = lab.link("lan").udp(HOST, 5009, OUTSIDE, 4000);
+    let sent = lab.send_to_be_dropped("lan", &frame, Counter::DropBusy);
     set(0)?;
     sent
 }
@@ -343,8 +345,8 @@ fn program_is_missing(lab: &mut Lab) -> Result<()> {
         .context("the table of programs")?;
     let mut table = ProgramArray::try_from(Map::from_map_data(MapData::from_pin(&table)?)?)?;
     table.clear_index(&stage::OPEN4)?;
-    lab.send("lan", &lab.link("lan").udp(HOST, 5008, OUTSIDE, 4000))?;
-    std::thread::sleep(Duration::from_millis(50));
+    let frame = lab.link("lan").udp(HOST, 5008, OUTSIDE, 4000);
+    lab.send_to_be_dropped("lan", &frame, Counter::DropStage)?;
     // Brings it back.
     lab.report(|_| {})
 }

@@ -17,7 +17,7 @@ use portcullis_datapath_abi::{Counter, flow};
 use portcullis_site::{
     HOST, OTHER, PATIENCE, PROVIDER, ROUTER, SERVER, Site, WAN,
     sockets::{connect, listen, udp},
-    wait_listening,
+    wait_listening, wait_until,
 };
 
 #[test]
@@ -367,9 +367,7 @@ fn old_flows_are_forgotten_and_a_full_table_refuses_new_ones_only() -> Result<()
         }
         Ok(())
     })?;
-    thread::sleep(Duration::from_millis(200));
-    let refused = site.count(Counter::DropFull)?;
-    ensure!(refused > 0, "{}", site.counters()?);
+    wait_until("new ones are refused", || Ok(site.count(Counter::DropFull)? > 0))?;
     let (total, _) = site.flows(1)?;
     ensure!((4000..=4096).contains(&total), "{total}");
     Ok(())
@@ -386,9 +384,8 @@ fn tcp_states_come_from_real_connections() -> Result<()> {
     states.push(site.flows(1)?.1[0].state.clone());
     drop(stream);
     server.join().map_err(|_| anyhow::anyhow!("server panicked"))??;
-    thread::sleep(Duration::from_millis(200));
-    states.push(site.flows(1)?.1[0].state.clone());
-    ensure!(states == ["established", "closing"], "{states:?}");
+    ensure!(states == ["established"], "{states:?}");
+    wait_until("closing", || Ok(site.flows(1)?.1[0].state == "closing"))?;
 
     // A segment of no connection opens none.
     let before = site.count(Counter::DropTcpState)?;
@@ -471,18 +468,20 @@ fn priority_tags_do_not_carry_packets_past_the_filter() -> Result<()> {
             .spawn()?;
         wire.stdin.take().context("stdin")?.write_all(&bytes)?;
         ensure!(wire.wait()?.success(), "socat");
-        thread::sleep(Duration::from_millis(50));
         Ok(())
     };
-    frame(&[])?;
-    ensure!(site.count(Counter::DropPolicy)? == 1, "{}", site.counters()?);
-    let policy = site.count(Counter::DropPolicy)?;
-    frame(&[0])?;
-    ensure!(site.count(Counter::DropPolicy)? == policy + 1, "{}", site.counters()?);
-    frame(&[0, 0])?;
-    ensure!(site.count(Counter::DropVlan)? == 1, "{}", site.counters()?);
+    for (tags, counter, dropped) in [
+        (&[][..], Counter::DropPolicy, 1),
+        (&[0], Counter::DropPolicy, 2),
+        (&[0, 0], Counter::DropVlan, 1),
+    ] {
+        frame(tags)?;
+        wait_until(&format!("{tags:?}"), || Ok(site.count(counter)? == dropped))
+            .with_context(|| site.counters().unwrap_or_default())?;
+    }
     // A tag of another network is the kernel's, which has no such device.
     frame(&[5])?;
-    ensure!(site.count(Counter::DropPolicy)? == policy + 1, "{}", site.counters()?);
+    thread::sleep(MOMENT);
+    ensure!(site.count(Counter::DropPolicy)? == 2, "{}", site.counters()?);
     Ok(())
 }
