@@ -36,7 +36,7 @@ use portcullis_firewall::{
     sweep::{Sweeper, Swept, Terms, now_ticks},
 };
 use portcullis_model::{Document, Timeouts, firewall::Hook, part::FirewallPart};
-pub use topology::{Topology, wait_listening};
+pub use topology::{Topology, wait_listening, wait_until};
 
 /// For what must come, on a machine that may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(3);

@@ -121,6 +121,20 @@ impl Topology {
     }
 }
 
+/// Waits until something is so: a busy kernel takes frames over late, and a program starts late.
+///
+/// # Errors
+/// If it is not after ten seconds; what `so` says.
+pub fn wait_until(what: &str, mut so: impl FnMut() -> Result<bool>) -> Result<()> {
+    for _ in 0..500 {
+        if so()? {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    None.with_context(|| format!("not after ten seconds: {what}"))
+}
+
 /// Waits until something listens on a TCP or UDP port in a namespace.
 ///
 /// # Errors
@@ -128,7 +142,7 @@ impl Topology {
 pub fn wait_listening(namespace: &Namespace, port: u16) -> Result<()> {
     // As the kernel writes it; 0A is a TCP listener, 07 a UDP socket without a peer.
     let wanted = format!(":{port:04X}");
-    for _ in 0..200 {
+    wait_until(&format!("something listens on port {port}"), || {
         let sockets =
             namespace.run("cat /proc/net/tcp /proc/net/tcp6 /proc/net/udp /proc/net/udp6")?;
         let listens = |line: &str| {
@@ -137,10 +151,6 @@ pub fn wait_listening(namespace: &Namespace, port: u16) -> Result<()> {
             local.is_some_and(|local| local.ends_with(&wanted))
                 && matches!(state, Some("0A" | "07"))
         };
-        if sockets.lines().any(listens) {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    None.with_context(|| format!("nothing listens on port {port}"))
+        Ok(sockets.lines().any(listens))
+    })
 }

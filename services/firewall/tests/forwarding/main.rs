@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use portcullis_datapath_abi::{Counter, flow};
 use portcullis_site::{
-    HOST, OTHER, PATIENCE, PROVIDER, ROUTER, SERVER, Site, WAN,
+    HOST, MOMENT, OTHER, PATIENCE, PROVIDER, ROUTER, SERVER, Site, WAN,
     sockets::{connect, listen, udp},
     wait_listening, wait_until,
 };
