@@ -40,6 +40,9 @@ use tokio::sync::{oneshot, watch};
 /// Records that wait for the thread; a burst beyond is dropped and counted.
 const QUEUE: usize = 4096;
 
+/// Pause before a full queue is tried again.
+const FULL_PAUSE: Duration = Duration::from_millis(10);
+
 /// How long written records may stay in the kernel's memory before they are on the disk.
 const SYNC_PERIOD: Duration = Duration::from_secs(5);
 
@@ -81,9 +84,11 @@ impl Journal {
         Ok(Self { queue, dropped, newest })
     }
 
-    /// Keeps records in `folder` from now on, those so far included.
+    /// Keeps records in `folder` from now on, those so far included. Waits while the queue is full,
+    /// which without a folder is never long: not for the thread of the supervisor.
     pub fn open(&self, folder: PathBuf, limits: Limits) {
-        self.send(Message::Open(folder, limits));
+        // The thread ends only with the last handle.
+        let _ = self.queue.send(Message::Open(folder, limits));
     }
 
     /// Adds a record; its cursor is given by the journal.
@@ -114,7 +119,12 @@ impl Journal {
     /// Brings everything to the disk and closes the files there; what comes later stays in memory.
     pub async fn close(&self) {
         let (reply, done) = oneshot::channel();
-        self.send(Message::Close(reply));
+        let mut message = Message::Close(reply);
+        // Among the last words of all services the queue may be full; this one must not be lost.
+        while let Err(TrySendError::Full(refused)) = self.queue.try_send(message) {
+            message = refused;
+            tokio::time::sleep(FULL_PAUSE).await;
+        }
         let _ = done.await;
     }
 

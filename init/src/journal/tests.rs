@@ -177,3 +177,22 @@ proptest! {
         prop_assert_eq!(paged, page.records);
     }
 }
+
+#[test]
+fn a_full_queue_does_not_keep_the_journal_from_being_closed() {
+    let (queue, messages) = sync_channel(1);
+    let (_, newest) = watch::channel(0);
+    let journal = Journal { queue, dropped: Arc::default(), newest };
+    journal.service_line("dns", "one of very many last words");
+    let thread = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        messages.iter().any(|message| match message {
+            Message::Close(reply) => reply.send(()).is_ok(),
+            _ => false,
+        })
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(journal.close());
+    drop(journal);
+    assert!(thread.join().unwrap(), "it was never told to close");
+}
