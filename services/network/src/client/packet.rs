@@ -8,6 +8,9 @@ use tokio::io::{Interest, unix::AsyncFd};
 /// Longest frame taken: DHCP messages are at most 1,500 bytes of IP.
 const LONGEST_FRAME: usize = 2048;
 
+/// Frames taken at once: about as many as the socket's buffer holds.
+const MOST_WAITING: usize = 256;
+
 // Classic BPF (linux/filter.h).
 const LOAD_BYTE: u16 = 0x30;
 const LOAD_HALF: u16 = 0x28;
@@ -71,15 +74,20 @@ impl PacketSocket {
     /// # Errors
     /// What the kernel says, such as that the device went down.
     pub async fn receive(&self) -> io::Result<Vec<u8>> {
-        self.0
-            .async_io(Interest::READABLE, |mut socket| {
-                let mut buffer = vec![0; LONGEST_FRAME];
-                let length = io::Read::read(&mut socket, &mut buffer)?;
-                buffer.truncate(length);
-                Ok(buffer)
-            })
-            .await
+        self.0.async_io(Interest::READABLE, read).await
     }
+
+    /// The frames that are here already.
+    pub fn waiting(&self) -> Vec<Vec<u8>> {
+        (0..MOST_WAITING).map_while(|_| read(self.0.get_ref()).ok()).collect()
+    }
+}
+
+fn read(mut socket: &Socket) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0; LONGEST_FRAME];
+    let length = io::Read::read(&mut socket, &mut buffer)?;
+    buffer.truncate(length);
+    Ok(buffer)
 }
 
 /// ARP, or an unfragmented UDP datagram to port 68, without a VLAN tag.

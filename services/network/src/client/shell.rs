@@ -193,9 +193,19 @@ impl Task {
                     tracing::debug!(device = self.place.device, %error, "renewal socket");
                     self.datagrams = None;
                 }
-                Wake::Timer => self.handle(Input::Timer).await,
+                Wake::Timer => self.time_passed().await,
             }
         }
+    }
+
+    /// On a busy machine an answer may have been here for long when nobody has looked, such as one
+    /// that says who has the address: it counts before the time to wait for it is over.
+    async fn time_passed(&mut self) {
+        let frames = self.packets.as_ref().map(PacketSocket::waiting).unwrap_or_default();
+        for frame in frames {
+            self.handle(Input::Frame(&frame)).await;
+        }
+        self.handle(Input::Timer).await;
     }
 
     async fn handle(&mut self, input: Input<'_>) {
@@ -344,3 +354,7 @@ fn clocks() -> Clocks {
         unix_s: portcullis_runtime::unix_now_s(),
     }
 }
+
+#[cfg(test)]
+#[path = "shell_tests.rs"]
+mod tests;
