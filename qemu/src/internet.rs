@@ -123,11 +123,6 @@ impl Internet {
         Ok(())
     }
 
-    /// Stops the provider's DHCP and DNS.
-    pub fn stop_provider_services(&mut self) {
-        self.dnsmasq = None;
-    }
-
     /// dnsmasq's log: every query and every DHCP message.
     pub fn dns_log(&self) -> PathBuf {
         self.folder.join("provider.log")

@@ -173,11 +173,6 @@ impl Vm {
         self.power_on.elapsed()
     }
 
-    /// Process id of QEMU.
-    pub fn process_id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Takes the cable of NIC `number` out (`false`) or puts it in again.
     ///
     /// # Errors

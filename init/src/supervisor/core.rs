@@ -248,11 +248,6 @@ impl Core {
         self.services.get(id).map(|s| s.state)
     }
 
-    /// When its state began.
-    pub fn since(&self, id: Id) -> Time {
-        self.services.get(id).map_or(Time::ZERO, |s| s.since)
-    }
-
     /// Whether [`Action::AllStopped`] was given.
     pub fn all_stopped(&self) -> bool {
         self.all_stopped
