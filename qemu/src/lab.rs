@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::{Console, Disk, Host, Internet, Nic, Vm, VmSettings};
+use crate::{Console, Disk, Host, Internet, Nic, SOON, Vm, VmSettings};
 
 /// How long a boot may take until the page answers, under emulation on a busy machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
@@ -167,7 +167,7 @@ impl Lab {
         self.prompt()?;
         let start = console.mark();
         console.send(&format!("{command}\r"))?;
-        console.wait_after(start, "a line with a single .", Duration::from_secs(10))?;
+        console.wait_after(start, "a line with a single .", SOON)?;
         let start = console.mark();
         console.send(&document.replace('\n', "\r"))?;
         console.send(".\r")?;
@@ -180,7 +180,7 @@ impl Lab {
         let console = self.console()?;
         let mark = console.mark();
         console.send("\r")?;
-        console.wait_after(mark, PROMPT, Duration::from_secs(10))?;
+        console.wait_after(mark, PROMPT, SOON)?;
         let end = Instant::now() + Duration::from_secs(5);
         let (mut seen, mut since) = (console.length(), Instant::now());
         while since.elapsed() < QUIET && Instant::now() < end {
@@ -195,7 +195,7 @@ impl Lab {
     /// What came after the echo of `typed`, once a prompt has come and nothing more follows it.
     fn output_after(&self, start: usize, typed: &str) -> Result<String> {
         let console = self.console()?;
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + SOON;
         let (mut seen, mut since) = (String::new(), Instant::now());
         loop {
             let lines = console.lines();

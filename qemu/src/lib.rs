@@ -21,3 +21,6 @@ pub use host::Host;
 pub use internet::{Internet, addresses};
 pub use lab::Lab;
 pub use vm::{Nic, Vm, VmSettings};
+
+/// For what happens soon, in a machine that is emulated, on one that is busy.
+pub const SOON: std::time::Duration = std::time::Duration::from_secs(60);

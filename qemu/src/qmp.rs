@@ -10,6 +10,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use crate::SOON;
+
 /// A connection to a running QEMU.
 #[derive(Debug)]
 pub struct Qmp {
@@ -20,7 +22,7 @@ pub struct Qmp {
 impl Qmp {
     /// Connects, waiting for QEMU to make its socket.
     pub fn connect(path: &Path) -> Result<Self> {
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + SOON;
         let stream = loop {
             match UnixStream::connect(path) {
                 Ok(stream) => break stream,
@@ -30,7 +32,7 @@ impl Qmp {
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }
         };
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_read_timeout(Some(SOON))?;
         let mut qmp = Self { reader: BufReader::new(stream.try_clone()?), writer: stream };
         qmp.answer()?;
         qmp.command("qmp_capabilities", json!({}))?;

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use crate::{Accelerator, Console, Disk, firmware, qmp::Qmp};
+use crate::{Accelerator, Console, Disk, SOON, firmware, qmp::Qmp};
 
 /// A network card of the machine. The order in [`VmSettings::nics`] is the bus order, so the first
 /// one is the WAN of the default configuration.
@@ -226,7 +226,7 @@ impl Drop for Vm {
 /// QEMU's connection to our console socket, or the fact that it ended.
 fn accept(listener: &UnixListener, child: &mut Child) -> Result<std::os::unix::net::UnixStream> {
     listener.set_nonblocking(true)?;
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + SOON;
     loop {
         match listener.accept() {
             Ok((stream, _)) => {

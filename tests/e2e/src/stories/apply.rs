@@ -1,9 +1,7 @@
 //! A new document is applied at run time; what did not change is not touched.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
-use portcullis_qemu::addresses;
+use portcullis_qemu::{SOON, addresses};
 use serde_json::Value;
 
 use crate::scene::Scene;
@@ -22,14 +20,14 @@ pub fn at_run_time(scene: &mut Scene) -> Result<()> {
     let firewall_before = pid(scene, "firewall")?;
     let document = "[system]\nhostname = \"gate\"\n[dhcp.lan]\npool = { start = \"192.168.77.200\", end = \"192.168.77.210\" }\n";
     let said = scene.lab.pctl_with_document("config apply -", document)?;
-    let status = host.wait_for_status("document applied", Duration::from_secs(10), |status| {
+    let status = host.wait_for_status("document applied", SOON, |status| {
         status.to_string().contains("\"gate\"")
             || status.pointer("/config/generation").and_then(Value::as_u64) >= Some(1)
     })?;
     let answer = host.run("dig +short +time=3 @192.168.77.1 gate.lan A")?;
     ensure!(answer.trim() == "192.168.77.1", "gate.lan: {answer}; apply said:\n{said}\n{status:#}");
     host.forget()?;
-    let address = host.lease_by_udhcpc("pc", Duration::from_secs(20))?;
+    let address = host.lease_by_udhcpc("pc", SOON)?;
     let last: u8 = address.rsplit('.').next().unwrap_or_default().parse().context("address")?;
     ensure!((200..=210).contains(&last), "{address} is not of the new pool");
     ensure!(pid(scene, "firewall")? == firewall_before, "the firewall was restarted");
@@ -38,7 +36,7 @@ pub fn at_run_time(scene: &mut Scene) -> Result<()> {
     // Back to the defaults for the stories that follow.
     scene.lab.pctl_with_document("config apply -", "version = 1\n")?;
     host.forget()?;
-    host.lease_by_udhcpc("pc", Duration::from_secs(20))?;
+    host.lease_by_udhcpc("pc", SOON)?;
     Ok(())
 }
 

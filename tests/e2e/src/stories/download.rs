@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
-use portcullis_qemu::{Host, Internet, addresses};
+use portcullis_qemu::{Host, Internet, SOON, addresses};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -35,7 +35,7 @@ pub fn hundred_megabytes(scene: &mut Scene) -> Result<()> {
 }
 
 pub fn one_address(scene: &mut Scene) -> Result<()> {
-    scene.second_host().lease_by_udhcpc("laptop", std::time::Duration::from_secs(20))?;
+    scene.second_host().lease_by_udhcpc("laptop", SOON)?;
     let ask = |host: &Host| host.get(&format!("http://{}/", addresses::SITE_NAME));
     let seen = [ask(scene.host())?, ask(scene.second_host())?];
     let [first, second] = seen.each_ref().map(|address| address.trim());

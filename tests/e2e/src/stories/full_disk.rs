@@ -1,10 +1,10 @@
 //! The data partition is full: routing, leases and names go on.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use portcullis_netns::execute;
-use portcullis_qemu::addresses;
+use portcullis_qemu::{SOON, addresses};
 use serde_json::Value;
 
 use crate::scene::Scene;
@@ -14,7 +14,7 @@ pub fn routing_goes_on(scene: &mut Scene) -> Result<()> {
     // The first boot makes and grows the file system.
     scene.lab.boot()?;
     scene.lab.pctl("shutdown").ok();
-    scene.lab.vm()?.wait_for_end(Duration::from_secs(30))?;
+    scene.lab.vm()?.wait_for_end(SOON)?;
 
     fill(&disk, scene.folder())?;
 
@@ -23,7 +23,7 @@ pub fn routing_goes_on(scene: &mut Scene) -> Result<()> {
     let free = status.pointer("/system/data_free_bytes").and_then(Value::as_u64);
     ensure!(free.is_some_and(|free| free < 1 << 20), "the data partition has {free:?} bytes free");
     let host = scene.second_host();
-    host.lease_by_udhcpc("laptop", Duration::from_secs(20))?;
+    host.lease_by_udhcpc("laptop", SOON)?;
     host.get(&format!("http://{}/", addresses::SITE_NAME))?;
     host.run(&format!("ping -c 2 -i 0.2 -W 2 {}", addresses::SITE))?;
     Ok(())

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use portcullis_netns::Namespace;
+use portcullis_qemu::SOON;
 
 use super::ZONES;
 use crate::scene::Scene;
@@ -82,7 +83,7 @@ fn clear(scene: &Scene) -> Result<()> {
 
 fn check(scene: &Scene) -> Result<()> {
     let (host, site) = (scene.host(), &scene.lab.internet.site);
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + SOON;
     while let Err(error) = host.run(&format!("ping -6 -c 1 -W 2 {SITE}")) {
         ensure!(Instant::now() < end, "nothing gets out: {error:#}");
         thread::sleep(Duration::from_millis(300));

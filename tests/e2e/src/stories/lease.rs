@@ -4,17 +4,15 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use portcullis_netns::{Running, execute};
-use portcullis_qemu::Host;
+use portcullis_qemu::{Host, SOON};
 use serde_json::Value;
 
 use crate::scene::Scene;
 
-const LIMIT: Duration = Duration::from_secs(60);
-
 pub fn by_udhcpc(scene: &mut Scene) -> Result<()> {
     let host = scene.host();
     host.forget()?;
-    let address = host.lease_by_udhcpc("pc", LIMIT)?;
+    let address = host.lease_by_udhcpc("pc", SOON)?;
     in_pool(&address)?;
     let lease = std::fs::read_to_string(host.folder().join("udhcpc.lease"))?;
     for option in ["router=192.168.77.1", "dns=192.168.77.1", "domain=lan", "lease=43200"] {
@@ -92,7 +90,7 @@ exec /lib/systemd/systemd-networkd
 }
 
 fn wait_for_address(host: &Host) -> Result<String> {
-    let end = std::time::Instant::now() + LIMIT;
+    let end = std::time::Instant::now() + SOON;
     loop {
         match host.address() {
             Ok(address) => return Ok(address),
@@ -112,8 +110,7 @@ fn in_pool(address: &str) -> Result<()> {
 fn listed(host: &Host, address: &str, name: &str) -> Result<()> {
     let output = execute(host.namespace().command("cat").arg("/sys/class/net/eth0/address"))?;
     let mac = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    let limit = Duration::from_secs(15);
-    host.wait_for_status(&format!("a lease of {address} to {mac}, {name}"), limit, |status| {
+    host.wait_for_status(&format!("a lease of {address} to {mac}, {name}"), SOON, |status| {
         let leases = status.pointer("/leases").and_then(Value::as_array);
         leases.into_iter().flatten().any(|lease| {
             lease.get("address").and_then(Value::as_str) == Some(address)

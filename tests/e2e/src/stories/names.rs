@@ -1,9 +1,9 @@
 //! Names are resolved: those of the internet, and those of the LAN.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use portcullis_qemu::{Host, addresses};
+use portcullis_qemu::{Host, SOON, addresses};
 
 use crate::scene::Scene;
 
@@ -17,10 +17,10 @@ pub fn outside(scene: &mut Scene) -> Result<()> {
 
 pub fn lan(scene: &mut Scene) -> Result<()> {
     let host = scene.host();
-    let address = host.lease_by_udhcpc("pc", Duration::from_secs(20))?;
+    let address = host.lease_by_udhcpc("pc", SOON)?;
     for transport in ["+notcp", "+tcp"] {
         // The lease is told to the client first, to the DNS forwarder next.
-        let end = Instant::now() + Duration::from_secs(15);
+        let end = Instant::now() + SOON;
         loop {
             let answer = dig(host, transport, "pc.lan A")?;
             if answer == address {

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use portcullis_netns::Namespace;
-use portcullis_qemu::{Host, addresses};
+use portcullis_qemu::{Host, SOON, addresses};
 use serde_json::Value;
 
 use super::ZONES;
@@ -35,7 +35,7 @@ pub fn on_nftables(scene: &mut Scene) -> Result<()> {
 
 fn holds(scene: &mut Scene, datapath: &str) -> Result<()> {
     let server = scene.host().address()?;
-    scene.second_host().lease_by_udhcpc("laptop", Duration::from_secs(20))?;
+    scene.second_host().lease_by_udhcpc("laptop", SOON)?;
     let document = format!(
         r#"[firewall]
 datapath = "{datapath}"
@@ -108,7 +108,7 @@ fn check(scene: &Scene, datapath: &str) -> Result<()> {
 
 /// The service answers with the datapath that it runs with.
 fn wait_until_in_force(host: &Host, datapath: &str) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + SOON;
     loop {
         // The rule that refuses at once is the sign; before it is there, the answer is silence.
         let attempt = fetch(host.namespace(), &format!("{}:8081", addresses::SITE))?;

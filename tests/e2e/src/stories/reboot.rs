@@ -1,8 +1,7 @@
 //! What must survive a reboot and a power cut.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
+use portcullis_qemu::SOON;
 use serde_json::Value;
 
 use crate::scene::Scene;
@@ -12,7 +11,7 @@ pub fn keeps_leases(scene: &mut Scene) -> Result<()> {
     let before = leases_of_both(scene)?;
     scene.lab.pctl("reboot").ok();
     // QEMU ends when the guest asks for a reset, so that a reboot is told from a crash.
-    let status = scene.lab.vm()?.wait_for_end(Duration::from_secs(30))?;
+    let status = scene.lab.vm()?.wait_for_end(SOON)?;
     ensure!(status.success(), "QEMU: {status}");
     scene.lab.boot()?;
     // However soon a person ends a healthy boot, it does not cost the slot a try.
@@ -31,9 +30,8 @@ pub fn power_cut_keeps_leases(scene: &mut Scene) -> Result<()> {
 }
 
 fn leases_of_both(scene: &Scene) -> Result<[String; 2]> {
-    let limit = Duration::from_secs(20);
     let pc = scene.host().address()?;
-    let laptop = scene.second_host().lease_by_udhcpc("laptop", limit)?;
+    let laptop = scene.second_host().lease_by_udhcpc("laptop", SOON)?;
     ensure!(pc != laptop, "both hosts have {pc}");
     Ok([pc, laptop])
 }
@@ -45,10 +43,9 @@ fn same(scene: &Scene, before: &[String; 2]) -> Result<()> {
     for address in before {
         ensure!(listed.contains(address.as_str()), "{address} is not in {listed}");
     }
-    let limit = Duration::from_secs(20);
     let [pc, laptop] = before;
     scene.second_host().forget()?;
-    let now = scene.second_host().lease_by_udhcpc("laptop", limit)?;
+    let now = scene.second_host().lease_by_udhcpc("laptop", SOON)?;
     ensure!(now == *laptop, "laptop had {laptop} and got {now}");
     let now = scene.host().address()?;
     ensure!(now == *pc, "pc had {pc} and got {now}");

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use portcullis_qemu::{Host, addresses};
+use portcullis_qemu::{Host, SOON, addresses};
 use serde_json::Value;
 
 use crate::scene::Scene;
@@ -70,8 +70,8 @@ fn restarts(scene: &Scene, name: &str) -> Result<u64> {
 fn works(scene: &Scene) -> Result<()> {
     let host = scene.second_host();
     host.forget()?;
-    host.lease_by_udhcpc("laptop", Duration::from_secs(30))?;
-    let end = Instant::now() + Duration::from_secs(15);
+    host.lease_by_udhcpc("laptop", SOON)?;
+    let end = Instant::now() + SOON;
     loop {
         match host.get(&format!("http://{}/", addresses::SITE_NAME)) {
             Ok(_) => return Ok(()),

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use portcullis_netns::Running;
-use portcullis_qemu::addresses;
+use portcullis_qemu::{SOON, addresses};
 use serde_json::Value;
 
 use crate::scene::Scene;
@@ -31,7 +31,7 @@ pub fn from_wan(scene: &mut Scene) -> Result<()> {
     scene.host().get(&format!("http://{}/", addresses::SITE))?;
     std::thread::sleep(Duration::from_millis(500));
     tcpdump.signal(rustix::process::Signal::INT)?;
-    tcpdump.wait(Duration::from_secs(30))?;
+    tcpdump.wait(SOON)?;
     let captured =
         |filter: &str| provider.run(&format!("tcpdump -n -r {} {filter}", capture.display()));
     let passed = captured(&format!("dst host {}", addresses::SITE))?;
