@@ -53,13 +53,15 @@ pub enum Record {
         subject: Subject,
         /// `allow`, `deny`, `reject`.
         action: &'static str,
-        /// Hits since the last record that were not told.
+        /// Records left out since the last one.
         untold: u32,
     },
     /// A flow began.
     Start {
         /// Its first packet.
         subject: Subject,
+        /// Records left out since the last one.
+        untold: u32,
     },
     /// A flow ended.
     End {
@@ -73,6 +75,8 @@ pub enum Record {
         bytes: [u64; 2],
         /// Seconds from the first packet to the last.
         seconds: u32,
+        /// Records left out since the last one.
+        untold: u32,
     },
 }
 
@@ -120,15 +124,15 @@ impl EventLog {
             destination: SocketAddr::new(mapped(event.destination), port(event.destination_port)),
             rule: self.rule(event.rule),
         };
-        let left_out = match event.kind {
+        let untold = match event.kind {
             RULE_HIT => self.admit(now, event.untold)?,
             FLOW_START if self.all_flows => self.admit(now, 0)?,
             _ => return None,
         };
         Some(if event.kind == RULE_HIT {
-            Record::Hit { subject, action: action_name(event.action), untold: left_out }
+            Record::Hit { subject, action: action_name(event.action), untold }
         } else {
-            Record::Start { subject }
+            Record::Start { subject, untold }
         })
     }
 
@@ -142,13 +146,14 @@ impl EventLog {
         if !self.all_flows && record.flags & LOGGED == 0 {
             return None;
         }
-        self.admit(now, 0)?;
+        let untold = self.admit(now, 0)?;
         Some(Record::End {
             subject: self.subject(record),
             reason: reason_name(reason),
             packets: record.packets,
             bytes: record.bytes,
             seconds: seconds_since(record.created, record.last_seen),
+            untold,
         })
     }
 
@@ -216,22 +221,22 @@ impl EventLog {
 impl Record {
     /// Writes it to the journal.
     pub fn write(&self) {
-        let (Self::Hit { subject, .. } | Self::Start { subject } | Self::End { subject, .. }) =
+        let (Self::Hit { subject, .. } | Self::Start { subject, .. } | Self::End { subject, .. }) =
             self;
         let Subject { protocol, from, to, source, destination, rule } = subject;
         match self {
             Self::Hit { action, untold, .. } => tracing::info!(
                 rule, action, from, to, protocol, %source, %destination, untold, "rule"
             ),
-            Self::Start { .. } => tracing::info!(
-                rule, from, to, protocol, %source, %destination, "flow began"
+            Self::Start { untold, .. } => tracing::info!(
+                rule, from, to, protocol, %source, %destination, untold, "flow began"
             ),
-            Self::End { reason, packets, bytes, seconds, .. } => {
+            Self::End { reason, packets, bytes, seconds, untold, .. } => {
                 let [packets_out, packets_in] = packets;
                 let [bytes_out, bytes_in] = bytes;
                 tracing::info!(
                     rule, from, to, protocol, %source, %destination, reason, packets_out,
-                    packets_in, bytes_out, bytes_in, seconds, "flow ended"
+                    packets_in, bytes_out, bytes_in, seconds, untold, "flow ended"
                 );
             }
         }
@@ -433,6 +438,7 @@ mod tests {
             packets: [3, 4],
             bytes: [300, 4000],
             seconds: 10,
+            untold: 0,
         };
         assert_eq!(log.ended(&record, EndReason::Idle, now), Some(end.clone()));
         record.flags = 0;
@@ -442,6 +448,23 @@ mod tests {
             all.event(&Event { kind: FLOW_START, ..hit(0) }, now),
             Some(Record::Start { .. })
         ));
+    }
+
+    #[test]
+    fn a_record_of_any_kind_says_how_many_were_left_out_before_it() {
+        let mut log = EventLog::new(&Log { per_second: 1, flows: true }, names());
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let began = Event { kind: FLOW_START, ..hit(0) };
+        let ended = FlowRecord::default();
+        assert!(log.event(&hit(0), start).is_some());
+        assert_eq!(log.event(&hit(4), start), None);
+        assert_eq!(log.ended(&ended, EndReason::Closed, start), None);
+        assert!(matches!(log.event(&began, after(1)), Some(Record::Start { untold: 6, .. })));
+        assert_eq!(log.event(&began, after(1)), None);
+        let end = log.ended(&ended, EndReason::Closed, after(2));
+        assert!(matches!(end, Some(Record::End { untold: 1, .. })));
+        assert!(matches!(log.event(&hit(0), after(3)), Some(Record::Hit { untold: 0, .. })));
     }
 
     #[test]
