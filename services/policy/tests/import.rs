@@ -203,7 +203,7 @@ fn aliases_do_not_blow_up() {
     }
     let begin = std::time::Instant::now();
     assert!(read(&text, Mode::Replace).is_err());
-    assert!(begin.elapsed().as_secs() < 5, "{:?}", begin.elapsed());
+    assert!(begin.elapsed().as_secs() < 60, "{:?}", begin.elapsed());
 }
 
 #[test]
