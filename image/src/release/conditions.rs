@@ -93,6 +93,26 @@ impl Candidate<'_> {
     }
 }
 
+impl Tree {
+    /// Checks that the checkout is, `after` the build, what it was before.
+    ///
+    /// # Errors
+    /// Names the other commit or the changes: nobody can say what the files were built from.
+    pub fn check_unchanged(&self, after: &Self) -> Result<()> {
+        if after == self {
+            return Ok(());
+        }
+        let what = if after.commit != self.commit {
+            format!("it was at commit {}, it is at {}", self.commit, after.commit)
+        } else if after.changes != self.changes {
+            format!("it has changes that are in no commit:\n{}", beginning(&after.changes))
+        } else {
+            "the tag of this version was moved".to_owned()
+        };
+        bail!("no release: the checkout changed while it was built: {what}")
+    }
+}
+
 /// The first lines of a list that may be long.
 fn beginning(list: &str) -> String {
     const SHOWN: usize = 10;
@@ -261,6 +281,21 @@ mod tests {
         assert_eq!(tree(path, "--bad").unwrap().changes, "?? other");
         fs::write(path.join("file"), "2").unwrap();
         assert!(tree(path, "1.0.0").unwrap().changes.contains(" M file"));
+    }
+
+    #[test]
+    fn a_checkout_that_changes_under_the_build_is_no_release() {
+        let before = good().tree;
+        before.check_unchanged(&before.clone()).unwrap();
+        let refused = |change: fn(&mut Tree)| {
+            let mut after = before.clone();
+            change(&mut after);
+            before.check_unchanged(&after).unwrap_err().to_string()
+        };
+        let error = refused(|tree| tree.commit = "def".into());
+        assert!(error.contains("was at commit abc, it is at def"), "{error}");
+        assert!(refused(|tree| tree.changes = " M file".into()).contains(" M file"));
+        assert!(refused(|tree| tree.tagged = Some("abc".into())).contains("tag"));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::pipeline::{self, BaseKind, Options};
 use crate::progress::{note, stage};
 use crate::{key, legal, version};
 use anyhow::{Context, Result, ensure};
-use conditions::Candidate;
+use conditions::{Candidate, Tree};
 use portcullis_bundle::{TRAILER_SIZE, Version, key_id};
 use serde_json::json;
 use std::fs;
@@ -40,7 +40,7 @@ pub struct Release {
 /// When a condition is not met (names all that are not) or the build fails.
 pub fn make(release: &Release) -> Result<PathBuf> {
     let architecture = &X86_64;
-    let options = options_of(release)?;
+    let (options, tree) = options_of(release)?;
     let stem = stem(&release.version, architecture, &options.base);
     let folder = release.folder.join(&stem);
     ensure!(
@@ -96,7 +96,7 @@ pub fn make(release: &Release) -> Result<PathBuf> {
         "min_version": release.min_version,
         "architecture": architecture.name,
         "base": report.base,
-        "commit": version::commit(&built.checkout)?.map(|commit| commit.hash),
+        "commit": tree.commit,
         "source_date_epoch": epoch,
         "key_id": key_id(&public).to_string(),
         "content_sha256": content_digest(&blob)?,
@@ -108,6 +108,8 @@ pub fn make(release: &Release) -> Result<PathBuf> {
     fs::write(target.join("release-key.pub.pem"), key::public_pem(&signing_key)?)?;
     checksums::write(&target, &signing_key)?;
 
+    // It took an hour, and the stages read the checkout one after another.
+    tree.check_unchanged(&conditions::tree(&built.checkout, &release.version)?)?;
     fs::rename(&target, &folder).with_context(|| format!("cannot create {}", folder.display()))?;
     note(&format!("release {}", folder.display()));
     Ok(folder)
@@ -124,8 +126,8 @@ pub fn content_digest(blob: &[u8]) -> Result<String> {
     Ok(crate::digest::Digest::of(content).to_string())
 }
 
-/// The options of the build, if all conditions are met.
-fn options_of(release: &Release) -> Result<Options> {
+/// The options of the build and the state of the checkout, if all conditions are met.
+fn options_of(release: &Release) -> Result<(Options, Tree)> {
     let Options { checkout, cache, key, base, .. } = &release.options;
     let candidate = Candidate {
         version: &release.version,
@@ -137,6 +139,7 @@ fn options_of(release: &Release) -> Result<Options> {
             && !release.allow_overrides,
     };
     candidate.check()?;
+    let tree = candidate.tree;
     // A base that was handed over before says nothing about the licences of its parts.
     ensure!(!matches!(base, BaseKind::Folder(_)), "a release needs --base debian or buildroot");
     if let BaseKind::Buildroot { output } = base {
@@ -144,12 +147,13 @@ fn options_of(release: &Release) -> Result<Options> {
         Buildroot::open(checkout, &X86_64, output.clone(), cache)?;
     }
     let parse = |text: &String| -> Result<Version> { Ok(text.parse()?) };
-    Ok(Options {
+    let options = Options {
         version: Some(parse(&release.version)?),
         min_version: release.min_version.as_ref().map(parse).transpose()?,
         profile: pipeline::SHIPPED_PROFILE.to_owned(),
         ..release.options.clone()
-    })
+    };
+    Ok((options, tree))
 }
 
 /// Name of the folder and beginning of all names in it. What is built on Debian's kernel says so.
