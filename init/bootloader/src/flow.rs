@@ -1,12 +1,14 @@
 //! From the boot state to a running slot, or to a person at the console.
 use crate::disk::Disk;
-use crate::gpt::Layout;
+use crate::gpt::{GptError, Layout};
 use crate::slot::{self, SlotError, Trusted};
 use crate::state;
 use alloc::string::String;
 use core::fmt;
 use core::fmt::Write as _;
-use portcullis_bootstate::{Decision, Loaded, Origin, RecordError, Retry, Slot};
+use portcullis_bootstate::{
+    Decision, FIRST_WAIT_S, Fingerprint, Loaded, Origin, RecordError, Retry, Slot,
+};
 use portcullis_bundle::PublicKey;
 
 /// Name and version, the first line on the console.
@@ -31,8 +33,14 @@ pub trait Machine {
     /// [`SlotError::Load`] if the firmware refuses it.
     fn load(&mut self, uki: &[u8]) -> Result<Self::Image, SlotError>;
 
-    /// Starts a program and tells it from which slot it comes. A kernel does not come back.
-    fn start(&mut self, image: Self::Image, slot: Slot) -> SlotError;
+    /// Starts a program and tells it from which slot it comes, and what the boot state on its disk
+    /// is now. A kernel does not come back.
+    fn start(
+        &mut self,
+        image: Self::Image,
+        slot: Slot,
+        boot_state: Option<Fingerprint>,
+    ) -> SlotError;
 
     /// Waits for one of the keys of [`Choice`], at most `wait_s` seconds if given.
     fn ask(&mut self, wait_s: Option<u32>) -> Option<Choice>;
@@ -84,7 +92,8 @@ fn attempt<M: Machine>(machine: &mut M, keys: &[PublicKey]) -> Option<Choice> {
         Ok(layout) => layout,
         Err(error) => {
             machine.say(format_args!("disk: {error}"));
-            return recovery_prompt(machine, None);
+            let may_pass = matches!(error, GptError::Disk(_));
+            return recovery_prompt(machine, may_pass.then_some(Unattended::LookAgain));
         }
     };
     if layout.from_backup {
@@ -137,22 +146,36 @@ impl Slots<'_> {
                     for slot in Slot::ALL {
                         self.say_refusal(machine, slot);
                     }
-                    match recovery_prompt(machine, retry) {
-                        Some(Choice::Slot(slot)) => {
-                            // Whatever has happened to it in this pass, a person may insist.
-                            *self.get(slot) =
-                                slot::open(machine.disk(), &self.layout, slot, self.keys);
-                            self.start(machine, slot, true);
-                        }
-                        None => match retry {
-                            Some(retry) => self.start(machine, retry.slot, true),
-                            None => return None,
-                        },
-                        choice => return choice,
-                    }
+                    let unattended = retry.map(Unattended::Start).or_else(|| self.unattended());
+                    let slot = match (recovery_prompt(machine, unattended), unattended) {
+                        (Some(Choice::Slot(slot)), _) => slot,
+                        (None, Some(Unattended::Start(retry))) => retry.slot,
+                        (choice, _) => return choice,
+                    };
+                    // Whatever has happened to it in this pass, a person may insist.
+                    *self.get(slot) = slot::open(machine.disk(), &self.layout, slot, self.keys);
+                    self.start(machine, slot, true);
                 }
             }
         }
+    }
+
+    /// What to do without an answer where the rules have no retry left: nobody may be there, and
+    /// what a slot has failed for in this pass may not be its own fault.
+    fn unattended(&self) -> Option<Unattended> {
+        let failed_by = |slot: Slot, fault: fn(SlotError) -> bool| {
+            let known = if slot == Slot::A { self.a } else { self.b };
+            known.err().is_some_and(fault)
+        };
+        let order = self.boot_state.state.order();
+        // A box whose boot state cannot be written any more must not need a person for each start.
+        let unrecorded = |slot: &Slot| failed_by(*slot, |error| error == SlotError::TryNotRecorded);
+        if let Some(slot) = order.into_iter().find(unrecorded) {
+            return Some(Unattended::Start(Retry { slot, wait_s: FIRST_WAIT_S }));
+        }
+        // A disk that does not answer now may do so later.
+        let unread = |slot: Slot| failed_by(slot, |error| matches!(error, SlotError::Disk(_)));
+        order.into_iter().any(unread).then_some(Unattended::LookAgain)
     }
 
     /// Starts a slot. If this returns, the slot has failed for this pass and the reason was shown.
@@ -187,8 +210,9 @@ impl Slots<'_> {
                 return SlotError::TryNotRecorded;
             }
         }
+        let fingerprint = state::fingerprint(machine.disk(), self.layout.state);
         machine.say(format_args!("starting {slot} (version {})", trusted.manifest.version));
-        machine.start(image, slot)
+        machine.start(image, slot, fingerprint)
     }
 
     /// Shows what is in a slot, for example `slot a: version 1.2, confirmed, priority 15`.
@@ -245,12 +269,30 @@ fn say_damage(machine: &mut impl Machine, loaded: &Loaded) {
     }
 }
 
-fn recovery_prompt(machine: &mut impl Machine, retry: Option<Retry>) -> Option<Choice> {
+/// What happens at the recovery prompt if nobody answers.
+#[derive(Clone, Copy)]
+enum Unattended {
+    /// A slot is started whatever the boot state says.
+    Start(Retry),
+    /// Everything begins anew after [`FIRST_WAIT_S`].
+    LookAgain,
+}
+
+fn recovery_prompt(machine: &mut impl Machine, unattended: Option<Unattended>) -> Option<Choice> {
     machine.say(format_args!(
         "recovery: [r] retry  [a] start slot a  [b] start slot b  [p] power off"
     ));
-    if let Some(Retry { slot, wait_s }) = retry {
-        machine.say(format_args!("without an answer {slot} is tried once more in {wait_s} s"));
+    match unattended {
+        Some(Unattended::Start(Retry { slot, wait_s })) => {
+            machine.say(format_args!("without an answer {slot} is tried once more in {wait_s} s"));
+            machine.ask(Some(wait_s))
+        }
+        Some(Unattended::LookAgain) => {
+            machine.say(format_args!(
+                "without an answer the disk is looked at again in {FIRST_WAIT_S} s"
+            ));
+            machine.ask(Some(FIRST_WAIT_S))
+        }
+        None => machine.ask(None),
     }
-    machine.ask(retry.map(|retry| retry.wait_s))
 }

@@ -1,8 +1,8 @@
 //! The boot state on the disk.
-use crate::disk::{Disk, DiskError, Partition};
-use portcullis_bootstate::{BootState, Loaded, PAIR_SIZE, RECORD_SIZE, decode_pair};
+use crate::disk::{Buffer, Disk, DiskError, Partition};
+use portcullis_bootstate::{BootState, Fingerprint, Loaded, RECORD_SIZE, decode_pair};
 
-/// Reads the boot state. Without a readable partition the answer is the safe default.
+/// Reads the boot state. Without a readable record the answer is the safe default.
 ///
 /// # Errors
 /// Never instead of an answer: the fault comes beside it.
@@ -10,16 +10,29 @@ pub fn read(
     disk: &mut impl Disk,
     partition: Option<Partition>,
 ) -> (Loaded, Result<(), StateError>) {
-    let records = partition
-        .ok_or(StateError::NoPartition)
-        .and_then(|partition| Ok(partition.read(disk, 0, PAIR_SIZE, |_| {})?));
-    match records {
-        Ok(records) => {
-            let (first, second) = records.bytes().split_at_checked(RECORD_SIZE).unwrap_or_default();
-            (decode_pair(first, second), Ok(()))
-        }
-        Err(error) => (decode_pair(&[], &[]), Err(error)),
+    let [first, second] = records(disk, partition);
+    let loaded = decode_pair(
+        first.as_ref().map_or(&[], Buffer::bytes),
+        second.as_ref().map_or(&[], Buffer::bytes),
+    );
+    (loaded, first.and(second).map(|_| ()))
+}
+
+/// The fingerprint of the boot state as it is on the disk now, by which the system that is started
+/// finds this disk among copies of it. None if it cannot be read.
+pub fn fingerprint(disk: &mut impl Disk, partition: Option<Partition>) -> Option<Fingerprint> {
+    match records(disk, partition) {
+        [Ok(first), Ok(second)] => Some(Fingerprint::of(first.bytes(), second.bytes())),
+        _ => None,
     }
+}
+
+/// Each record is read by itself: a bad sector under one must not cost the other.
+fn records(disk: &mut impl Disk, partition: Option<Partition>) -> [Result<Buffer, StateError>; 2] {
+    [0, RECORD_SIZE as u64].map(|offset| {
+        let partition = partition.ok_or(StateError::NoPartition)?;
+        Ok(partition.read(disk, offset, RECORD_SIZE, |_| {})?)
+    })
 }
 
 /// Makes `state` the boot state and writes it, if it is another one.

@@ -8,7 +8,7 @@ mod machine {
     use portcullis_bootloader::disk::{Disk, DiskError};
     use portcullis_bootloader::flow::{self, Choice, Machine};
     use portcullis_bootloader::slot::SlotError;
-    use portcullis_bootstate::Slot;
+    use portcullis_bootstate::{Fingerprint, Slot};
     use std::fmt;
 
     /// A computer whose kernels run until it is powered on again.
@@ -24,12 +24,15 @@ mod machine {
         pub waits: Vec<Option<u32>>,
         /// Every start in this run, with the first byte of the UKI.
         pub started: Vec<(Slot, u8)>,
+        /// What the last one was told about the boot state of its disk.
+        pub told: Option<Fingerprint>,
     }
 
     impl TestMachine {
         pub fn new(image: DiskImage) -> Self {
-            let (console, answers, waits, started) = Default::default();
-            Self { image, unreadable: 0..0, read_only: false, console, answers, waits, started }
+            let (console, answers, waits, started, told) = Default::default();
+            let (unreadable, read_only) = (0..0, false);
+            Self { image, unreadable, read_only, console, answers, waits, started, told }
         }
 
         /// Powers on. A UKI that begins with `O` runs, one with `R` comes back, any other is refused
@@ -108,8 +111,9 @@ mod machine {
             }
         }
 
-        fn start(&mut self, image: u8, slot: Slot) -> SlotError {
+        fn start(&mut self, image: u8, slot: Slot, told: Option<Fingerprint>) -> SlotError {
             self.started.push((slot, image));
+            self.told = told;
             match image {
                 b'O' => std::panic::resume_unwind(Box::new(Running(slot))),
                 _ => SlotError::CameBack(1),
@@ -132,7 +136,9 @@ mod machine {
 use lab::{DiskImage, blob, confirmed, on_trial, trusted_key};
 use machine::TestMachine;
 use portcullis_bootloader::flow::Choice;
-use portcullis_bootstate::{BootState, MAX_BOOT_FAILURES, Slot, SlotState};
+use portcullis_bootstate::{
+    BootState, Fingerprint, MAX_BOOT_FAILURES, Origin, RECORD_SIZE, Slot, SlotState,
+};
 
 /// A UKI of more than one disk transfer, so that the last part is not a whole one.
 #[cfg(test)]
@@ -306,4 +312,74 @@ fn a_disk_without_state_partition_still_offers_its_slots_to_a_person() {
     assert_eq!(machine.boot(), Some(Slot::A));
     assert!(machine.console.contains("boot state: no partition state\n"));
     assert!(machine.console.contains("slot a: not confirmed, and its try cannot be recorded\n"));
+}
+
+#[test]
+fn an_unreadable_record_does_not_cost_the_other() {
+    let mut machine = good_machine();
+    // Twice written: record 2 counts, record 1 is the older one.
+    machine.image.set_boot_state(BootState { a: confirmed(14), b: confirmed(15) });
+    let counts = machine.image.boot_state().origin;
+    let state = machine.image.block_of("state");
+    let blocks = RECORD_SIZE as u64 / 512;
+    let older = if counts == Origin::Second { state } else { state + blocks };
+    machine.unreadable = older + 1..older + 2;
+    assert_eq!(machine.boot(), Some(Slot::B), "{}", machine.console);
+    assert!(machine.console.contains("boot state: cannot read disk block"), "{}", machine.console);
+    assert!(machine.console.contains("slot b: version 1.0, confirmed, priority 15\n"));
+    // The bad one is written next, which is what makes a disk replace a bad sector.
+    assert_ne!(machine.image.boot_state().origin, counts);
+}
+
+#[test]
+fn the_system_is_told_the_boot_state_of_the_disk_it_was_started_from() {
+    let mut machine = good_machine();
+    assert_eq!(machine.boot(), Some(Slot::A));
+    let (first, rest) = machine.image.partition("state").split_at(RECORD_SIZE);
+    assert_eq!(machine.told, Some(Fingerprint::of(first, &rest[..RECORD_SIZE])));
+    // What the next start is told differs, so that a copy of the disk does as well.
+    let before = machine.told;
+    assert_eq!(machine.boot(), Some(Slot::A));
+    assert!(machine.told.is_some() && machine.told != before);
+
+    let state = machine.image.block_of("state");
+    machine.unreadable = state..state + 1;
+    assert_eq!(machine.boot(), Some(Slot::A));
+    assert_eq!(machine.told, None, "nothing is told that was not read");
+}
+
+#[test]
+fn without_anybody_there_a_disk_with_an_unwritable_boot_state_starts_all_the_same() {
+    let mut machine = good_machine();
+    // Worn out: neither record can be read, nothing can be written.
+    machine.image.partition("state").fill(0);
+    machine.read_only = true;
+    assert_eq!(machine.boot(), Some(Slot::A), "{}", machine.console);
+    assert_eq!(machine.waits, [Some(60)]);
+    assert!(machine.console.contains("without an answer slot a is tried once more in 60 s\n"));
+
+    // What comes back is not tried for ever.
+    machine.image.install(Slot::A, &blob("2.0", &uki(b'R'), &trusted_key()));
+    assert_eq!(machine.boot(), Some(Slot::B), "{}", machine.console);
+    machine.image.install(Slot::B, &blob("1.0", &uki(b'R'), &trusted_key()));
+    assert_eq!(machine.boot(), None);
+    assert_eq!(machine.waits, [Some(60), Some(60), None]);
+}
+
+#[test]
+fn without_anybody_there_a_disk_that_cannot_be_read_is_looked_at_again() {
+    let unreadable: [fn(&TestMachine) -> std::ops::Range<u64>; 2] = [
+        // All of it, and what both slots have to say for themselves.
+        |_| 0..u64::MAX,
+        |machine| machine.image.block_of("slot-a")..machine.image.bytes.len() as u64 / 512 - 40,
+    ];
+    for blocks in unreadable {
+        let mut machine = good_machine();
+        machine.unreadable = blocks(&machine);
+        machine.answers = vec![None, None, Some(Choice::PowerOff)];
+        assert_eq!(machine.boot(), None);
+        assert_eq!(machine.waits, [Some(60); 3], "{}", machine.console);
+        let text = "without an answer the disk is looked at again in 60 s\n";
+        assert_eq!(machine.console.matches(text).count(), 3, "{}", machine.console);
+    }
 }

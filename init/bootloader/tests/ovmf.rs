@@ -8,7 +8,7 @@ mod lab;
 mod qemu;
 
 use lab::{DiskImage, blob, confirmed, on_trial, trusted_key};
-use portcullis_bootstate::{BootState, Origin, Slot};
+use portcullis_bootstate::{BootState, Fingerprint, Origin, RECORD_SIZE, Slot};
 use portcullis_bundle::SigningKey;
 use qemu::{Computer, boot, disk, test_kernel};
 
@@ -56,6 +56,9 @@ fn a_fresh_disk_starts_slot_a_and_counts_its_try() {
     );
     assert_eq!(told(&console, "LoaderDevicePartUUID").len(), 36);
     assert_eq!(told(&console, "device"), "none");
+    let (first, rest) = disk.partition("state").split_at(RECORD_SIZE);
+    let fingerprint = Fingerprint::of(first, &rest[..RECORD_SIZE]);
+    assert_eq!(told(&console, "PortcullisBootState"), hex::encode(fingerprint.0));
     let [init, exec] =
         ["LoaderTimeInitUSec", "LoaderTimeExecUSec"].map(|name| told(&console, name));
     let [init, exec]: [u64; 2] = [init.parse().unwrap(), exec.parse().unwrap()];

@@ -26,8 +26,8 @@ pub mod pair;
 pub mod policy;
 pub mod record;
 
-pub use pair::{Loaded, Origin, PAIR_SIZE, Pending, decode_pair};
-pub use policy::{Decision, MAX_BOOT_FAILURES, Retry, TRIES};
+pub use pair::{Fingerprint, Loaded, Origin, PAIR_SIZE, Pending, decode_pair};
+pub use policy::{Decision, FIRST_WAIT_S, MAX_BOOT_FAILURES, Retry, TRIES};
 pub use record::{RECORD_SIZE, RecordError};
 
 use core::fmt;

@@ -1,6 +1,7 @@
 //! The pair of records: which one counts, and which one is written next.
 use crate::record::{self, RECORD_SIZE, Record, RecordError};
 use crate::{BootState, TRIES};
+use sha2::{Digest, Sha256};
 
 /// Size of both records in bytes; they stand at the start of the `state` partition.
 pub const PAIR_SIZE: usize = 2 * RECORD_SIZE;
@@ -36,6 +37,22 @@ pub struct Pending {
     /// The new record.
     pub bytes: [u8; RECORD_SIZE],
     after: Loaded,
+}
+
+/// The SHA-256 of both records as they stand on a disk.
+///
+/// The boot manager tells it to the system that it starts, after it has counted the start: of
+/// several disks with the same partitions, such as a stick that the disk was flashed from, only the
+/// one that was booted has just this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint(pub [u8; 32]);
+
+impl Fingerprint {
+    /// That of two records, damaged or not.
+    #[must_use]
+    pub fn of(first: &[u8], second: &[u8]) -> Self {
+        Self(Sha256::new().chain_update(first).chain_update(second).finalize().into())
+    }
 }
 
 /// Reads the two records. Of two valid ones the newer counts; if none is valid the answer is the

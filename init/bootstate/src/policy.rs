@@ -20,7 +20,7 @@ pub const MAX_BOOT_FAILURES: u8 = 3;
 pub const MAX_RETRIED_FAILURES: u8 = 10;
 
 /// First wait before an unattended retry, in seconds; it doubles with each further failure.
-const FIRST_WAIT_S: u32 = 60;
+pub const FIRST_WAIT_S: u32 = 60;
 
 /// Priority of a slot that was just installed.
 const HIGHEST_PRIORITY: u8 = 15;

@@ -22,6 +22,8 @@ mod program {
     use uefi::{CStr16, cstr16, guid, system};
 
     const VENDOR: VariableVendor = VariableVendor(guid!("4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"));
+    const OWN_VENDOR: VariableVendor =
+        VariableVendor(guid!("e323186e-189f-4310-8963-809f9ff07763"));
 
     #[entry]
     fn main() -> Status {
@@ -36,6 +38,16 @@ mod program {
         for name in names {
             let _ = write!(text, " {name}={};", variable(name));
         }
+        let _ = write!(text, " PortcullisBootState=");
+        match runtime::get_variable_boxed(cstr16!("PortcullisBootState"), &OWN_VENDOR) {
+            Ok((data, _)) => data.iter().for_each(|byte| {
+                let _ = write!(text, "{byte:02x}");
+            }),
+            Err(error) => {
+                let _ = write!(text, "{:?}", error.status());
+            }
+        }
+        let _ = write!(text, ";");
         let device = boot::open_protocol_exclusive::<LoadedImage>(boot::image_handle())
             .map(|image| if image.device().is_some() { "some" } else { "none" });
         let _ = write!(text, " device={};", device.unwrap_or("unknown"));

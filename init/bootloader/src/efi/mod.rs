@@ -13,11 +13,11 @@ use core::time::Duration;
 use image::Image;
 use portcullis_bootloader::flow::{self, Choice, Machine};
 use portcullis_bootloader::slot::SlotError;
-use portcullis_bootstate::Slot;
+use portcullis_bootstate::{Fingerprint, Slot};
 use portcullis_bundle::PublicKey;
 use uefi::prelude::*;
 use uefi::runtime::ResetType;
-use variables::Variable;
+use variables::{Variable, set_boot_state};
 
 /// The public keys that slots may be signed with, see build.rs.
 static KEYS: &[PublicKey] = include!(concat!(env!("OUT_DIR"), "/slot_keys.rs"));
@@ -70,8 +70,9 @@ impl Machine for Computer {
         Image::load(uki).map_err(|error| SlotError::Load(code(error.status())))
     }
 
-    fn start(&mut self, image: Image, slot: Slot) -> SlotError {
+    fn start(&mut self, image: Image, slot: Slot, boot_state: Option<Fingerprint>) -> SlotError {
         Variable::EntrySelected.set(slot.partition());
+        set_boot_state(boot_state);
         Variable::TimeExec.set(&self.clock.now_us().to_string());
         set_watchdog(TAKE_OVER_TIMEOUT_S);
         let status = image.start();

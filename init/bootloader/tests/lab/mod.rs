@@ -80,6 +80,11 @@ impl DiskImage {
         &mut self.bytes[self.partitions[name].clone()]
     }
 
+    /// First block of a partition.
+    pub fn block_of(&self, name: &str) -> u64 {
+        self.partitions[name].start as u64 / 512
+    }
+
     /// Writes a blob the way an update does: body at the start, trailer at the end.
     pub fn install(&mut self, slot: Slot, blob: &[u8]) {
         let (body, trailer) = blob.split_at(blob.len() - 65536);
