@@ -1,7 +1,7 @@
 //! Calls Buildroot's make: out of its tree, with an environment that holds only what is named here, and a log.
 
+use super::begun::Begun;
 use super::progress::Progress;
-use crate::output;
 use crate::progress::note;
 use crate::tool::Tool;
 use anyhow::{Context, Result, bail};
@@ -41,6 +41,9 @@ const ENVIRONMENT: [&str; 22] = [
     "GIT_SSL_CAINFO",
 ];
 
+/// Names the file that takes packages from folders of this machine.
+const OVERRIDES: &str = "BR2_PACKAGE_OVERRIDE_FILE";
+
 /// Settings of Buildroot that say where its sources are, which is a matter of the machine and not of the product.
 const SETTINGS: [&str; 9] = [
     "BR2_DL_DIR",
@@ -49,7 +52,7 @@ const SETTINGS: [&str; 9] = [
     "BR2_BACKUP_SITE",
     "BR2_KERNEL_MIRROR",
     "BR2_GNU_MIRROR",
-    "BR2_PACKAGE_OVERRIDE_FILE",
+    OVERRIDES,
     "BR2_JLEVEL",
     "BR2_WGET",
 ];
@@ -88,7 +91,11 @@ impl Make {
         let log_path = self.output.join(LOG);
         let mut log = File::create(&log_path)
             .with_context(|| format!("cannot create {}", log_path.display()))?;
-        self.note_changed_configuration()?;
+        if let Some(stale) = self.stale()? {
+            note(&format!(
+                "{stale}; packages that are built stay as they are: to be sure, remove it"
+            ));
+        }
         note(&format!("Buildroot in {}, log in {}", self.output.display(), log_path.display()));
         self.logged(std::slice::from_ref(&self.defconfig), &mut log)?;
         let progress = self.logged(targets, &mut log)?;
@@ -96,6 +103,16 @@ impl Make {
             note(&format!("Buildroot's packages by time:\n{}", progress.table().trim_end()));
         }
         Ok(())
+    }
+
+    /// Why finished packages in the output folder may be others than would be built now, if they may.
+    ///
+    /// # Errors
+    /// When files of the checkout or the folder cannot be read.
+    pub fn stale(&self) -> Result<Option<String>> {
+        let overrides = setting(OVERRIDES).map(PathBuf::from);
+        Begun::now(&self.external, &self.defconfig, &self.version, overrides.as_deref())?
+            .stale(&self.output)
     }
 
     /// What Buildroot says about its packages as JSON, of the configured output.
@@ -110,7 +127,7 @@ impl Make {
 
     /// Whether packages come from folders of this machine instead of their pinned archives.
     pub fn is_overridden() -> bool {
-        setting("BR2_PACKAGE_OVERRIDE_FILE").is_some()
+        setting(OVERRIDES).is_some()
     }
 
     fn command(&self) -> Result<Command> {
@@ -186,24 +203,6 @@ impl Make {
         }
         Ok(progress)
     }
-
-    /// Buildroot does not build packages again because an option of theirs has changed: only a person can tell.
-    fn note_changed_configuration(&self) -> Result<()> {
-        let path = self.external.join("configs").join(&self.defconfig);
-        let now = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let stamp = self.output.join("portcullis-defconfig");
-        match fs::read(&stamp) {
-            Ok(begun) if begun != now => note(&format!(
-                "{} is not what {} was begun with: packages that are built stay as they are; \
-                 to be sure, remove that folder",
-                path.display(),
-                self.output.display()
-            )),
-            Ok(_) => {}
-            Err(_) => output::write(&stamp, &now)?,
-        }
-        Ok(())
-    }
 }
 
 fn assignment(name: &str, value: &Path) -> std::ffi::OsString {
@@ -239,6 +238,8 @@ mod tests {
         let external = folder.join("external");
         fs::create_dir_all(&source).unwrap();
         fs::create_dir_all(external.join("configs")).unwrap();
+        fs::create_dir_all(external.join("board/portcullis/patches")).unwrap();
+        fs::write(external.join("external.mk"), "").unwrap();
         fs::write(external.join("configs/portcullis_x86_64_defconfig"), "BR2_x86_64=y\n").unwrap();
         fs::write(
             source.join("Makefile"),

@@ -1,9 +1,11 @@
 //! Runs Buildroot for the base of that name: the pinned tree, an output folder outside of it, a log, one line a package.
 //!
 //! [`pin`] reads which Buildroot it must be, [`tree`] finds or fetches and checks it, [`make`] calls it with an
-//! environment that depends on nothing but what is named, and [`progress`] makes lines for people of what it prints.
+//! environment that depends on nothing but what is named, [`begun`] tells when an output folder is stale, and
+//! [`progress`] makes lines for people of what it prints.
 //! What it gives to the image is read by [`base::buildroot`](crate::base::buildroot).
 
+pub mod begun;
 pub mod make;
 pub mod pin;
 pub mod progress;

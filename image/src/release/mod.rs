@@ -12,7 +12,7 @@ use crate::buildroot::{Buildroot, make::Make};
 use crate::pipeline::{self, BaseKind, Options};
 use crate::progress::{note, stage};
 use crate::{key, legal, version};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use conditions::{Candidate, Tree};
 use portcullis_bundle::{TRAILER_SIZE, Version, key_id};
 use serde_json::json;
@@ -144,7 +144,12 @@ fn options_of(release: &Release) -> Result<(Options, Tree)> {
     ensure!(!matches!(base, BaseKind::Folder(_)), "a release needs --base debian or buildroot");
     if let BaseKind::Buildroot { output } = base {
         // Early: it would be a pity to learn that in an hour.
-        Buildroot::open(checkout, &X86_64, output.clone(), cache)?;
+        let buildroot = Buildroot::open(checkout, &X86_64, output.clone(), cache)?;
+        if let Some(stale) = buildroot.make.stale()? {
+            bail!(
+                "no release: {stale}; remove that folder, or name another one by BUILDROOT_OUTPUT"
+            );
+        }
     }
     let parse = |text: &String| -> Result<Version> { Ok(text.parse()?) };
     let options = Options {
