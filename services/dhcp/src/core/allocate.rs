@@ -72,8 +72,8 @@ pub(crate) fn choose(
         })
 }
 
-/// The first address of the pool that was never given; what was passed over comes back by the
-/// list of idle addresses.
+/// The first address of the pool that was never offered or given; what was passed over comes back
+/// by the list of idle addresses.
 fn next_fresh(table: &Table, offers: &Offers, scope: &mut Scope) -> Option<Ipv4Addr> {
     if table.full() {
         return None;
@@ -81,7 +81,8 @@ fn next_fresh(table: &Table, offers: &Offers, scope: &mut Scope) -> Option<Ipv4A
     let end = u32::from(scope.settings.pool.end);
     while scope.next_fresh <= end {
         let address = Ipv4Addr::from(scope.next_fresh);
-        let untouched = table.get(address).is_none() && offers.at(address).is_none();
+        let untouched =
+            table.get(address).is_none() && offers.at(address).is_none() && !table.is_idle(address);
         if scope.is_dynamic(address) && untouched {
             return Some(address);
         }

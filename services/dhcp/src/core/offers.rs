@@ -9,7 +9,8 @@ use portcullis_model::Name;
 
 use super::{ClientId, Request};
 
-/// Offers on all interfaces together; a flood of made-up clients gets no further.
+/// Offers on one interface; a flood of made-up clients gets no further, and no other network feels
+/// it.
 const MAX_OFFERS: usize = 1024;
 
 /// An address held for a client until it decides.
@@ -41,8 +42,8 @@ pub(crate) struct Offers {
 }
 
 impl Offers {
-    pub(crate) fn full(&self) -> bool {
-        self.by_address.len() >= MAX_OFFERS
+    pub(crate) fn full(&self, interface: &Name) -> bool {
+        self.by_address.values().filter(|offer| offer.interface == *interface).count() >= MAX_OFFERS
     }
 
     pub(crate) fn at(&self, address: Ipv4Addr) -> Option<&Offer> {

@@ -18,6 +18,9 @@ const MIN_MAX_SIZE: u16 = 576;
 const MAX_SIZE: u16 = 1500;
 /// Header and cookie.
 const HEADER: usize = 240;
+/// Octets kept free for what no client can do without: options 53, 54, 51, 58, 59 and 1, and one
+/// router and DNS server.
+const ESSENTIAL: usize = 50;
 /// Smallest message of BOOTP (RFC 951), which some clients and relays still insist on.
 const MIN_LENGTH: usize = 300;
 /// FQDN flag S: the server updates the A record (RFC 4702 section 2.1).
@@ -57,7 +60,7 @@ impl Reply<'_> {
     pub(crate) fn encode(&self) -> Option<Vec<u8>> {
         let mut bytes = self.header()?;
         let last = self.last_options()?;
-        let room = self.room().checked_sub(last.len() + 1)?;
+        let room = self.room().saturating_sub(last.len() + 1);
         for option in self.options() {
             let option = encode(&option)?;
             // What does not fit is left out, the least important is at the end.
@@ -172,29 +175,41 @@ impl Reply<'_> {
         }
     }
 
-    /// Options that must not be left out: FQDN (RFC 4702 section 4), the client identifier
-    /// (RFC 6842) and, as the last one, what a relay agent put in (RFC 3046 section 2.2).
+    /// What belongs at the end: FQDN (RFC 4702 section 4), the client identifier, which must come
+    /// back (RFC 6842 section 3), and what a relay agent put in, as the last one. Relay information
+    /// that leaves no room is left out (RFC 3046 section 2.2), and before it the FQDN.
     fn last_options(&self) -> Option<Vec<u8>> {
         let request = self.request;
+        let option = |code: OptionCode, data: Option<&[u8]>| match data {
+            Some(data) => {
+                let option = UnknownOption::new(OptionCode::Unknown(code.into()), data.to_vec());
+                encode(&DhcpOption::Unknown(option))
+            }
+            None => Some(Vec::new()),
+        };
+        let identifier =
+            option(OptionCode::ClientIdentifier, request.client_identifier.as_deref())?;
+        let mut spare =
+            self.room().saturating_sub(HEADER + ESSENTIAL + identifier.len() + /* end */ 1);
+        let mut fitting = |bytes: Vec<u8>| {
+            if bytes.len() > spare {
+                return Vec::new();
+            }
+            spare -= bytes.len();
+            bytes
+        };
+        let relay = fitting(option(
+            OptionCode::RelayAgentInformation,
+            request.relay_information.as_deref(),
+        )?);
         let fqdn = match (&request.fqdn, self.hostname) {
             (Some(asked), Some(name)) if self.kind == MessageType::Ack => {
                 Some(self.fqdn(asked, name))
             }
             _ => None,
         };
-        let mut bytes = Vec::new();
-        for (code, data) in [
-            (OptionCode::ClientFQDN, fqdn.as_ref()),
-            (OptionCode::ClientIdentifier, request.client_identifier.as_ref()),
-            (OptionCode::RelayAgentInformation, request.relay_information.as_ref()),
-        ] {
-            if let Some(data) = data {
-                let option = UnknownOption::new(OptionCode::Unknown(code.into()), data.clone());
-                bytes.extend(encode(&DhcpOption::Unknown(option))?);
-            }
-        }
-        // Nobody but a forger sends relay information that leaves no room for the rest.
-        (HEADER + bytes.len() + 64 < self.room()).then_some(bytes)
+        let fqdn = fitting(option(OptionCode::ClientFQDN, fqdn.as_deref())?);
+        Some([fqdn, identifier, relay].concat())
     }
 
     fn fqdn(&self, asked: &[u8], name: &HostName) -> Vec<u8> {

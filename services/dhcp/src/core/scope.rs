@@ -16,7 +16,7 @@ pub(crate) struct Scope {
     pub(crate) settings: DhcpServer,
     by_address: HashMap<Ipv4Addr, MacAddress>,
     by_mac: HashMap<MacAddress, usize>,
-    /// Pool addresses before this one were given at least once since the scope was made.
+    /// Pool addresses before this one are leased, offered, idle or not for everybody.
     pub(crate) next_fresh: u32,
 }
 

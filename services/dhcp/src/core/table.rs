@@ -125,7 +125,7 @@ pub(crate) struct Table {
     by_name: HashMap<HostName, Ipv4Addr>,
     /// Ends of active entries.
     ends: BTreeSet<(i64, Ipv4Addr)>,
-    /// Addresses that had a holder and have none, the longest idle one first.
+    /// Addresses that had a holder or were offered and have no holder, the longest idle one first.
     idle: BTreeSet<(i64, Ipv4Addr)>,
     idle_since: HashMap<Ipv4Addr, i64>,
 }
@@ -195,7 +195,8 @@ impl Table {
         Some(lease)
     }
 
-    /// An address that was offered and not taken, or set aside, is free again from `up_ms` on.
+    /// An address without a lease that is not fresh any more: it was offered at `up_ms`, or set aside
+    /// until then. The first time counts.
     pub(crate) fn set_idle(&mut self, address: Ipv4Addr, up_ms: i64) {
         if self.idle_since.contains_key(&address) {
             return;
@@ -204,7 +205,12 @@ impl Table {
         self.idle.insert((up_ms, address));
     }
 
-    /// Free addresses that had a holder, the longest idle one first.
+    /// Whether `address` is one of [`Table::longest_idle`].
+    pub(crate) fn is_idle(&self, address: Ipv4Addr) -> bool {
+        self.idle_since.contains_key(&address)
+    }
+
+    /// Addresses without a holder that had one or were offered, the longest idle one first.
     pub(crate) fn longest_idle(&self) -> impl Iterator<Item = Ipv4Addr> {
         self.idle.iter().map(|(_, address)| *address)
     }

@@ -151,3 +151,49 @@ fn a_pool_over_the_whole_subnet_leaves_out_what_is_no_host() {
     assert_eq!(given, [2, 3, 4, 5, 6].map(ip));
     assert!(lab.say(&discover(mac(6))).is_none());
 }
+
+/// A client that was offered one address and then renews another leaves the offered one to others.
+#[test]
+fn an_offer_that_is_given_up_loses_no_address() {
+    let mut lab = Lab::new(part(json!({})));
+    for client in 20..28 {
+        assert!(lab.say(&discover(mac(client))).is_some());
+        // The next offer goes past this one.
+        assert!(lab.say(&discover(mac(client + 1))).is_some());
+        let kept = lab.say_as(&request(mac(client)).ciaddr(ip(109)), false);
+        assert_eq!(kept.first().map(Heard::kind), Some(MessageType::Ack));
+        lab.say(&Say::new(MessageType::Release, mac(client)).server(OURS).ciaddr(ip(109)));
+    }
+    lab.pass(OFFER_MS + 1_000);
+    let mut given: Vec<_> = (0..10).map(|client| lab.lease(&discover(mac(client)))).collect();
+    given.sort();
+    assert_eq!(given, (100..110).map(ip).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_address_is_for_everybody_once_its_reservation_is_gone() {
+    let mut lab = Lab::new(part(json!({
+        "reservations": [{ "mac": "02:00:00:00:00:63", "address": "192.168.77.100" }],
+    })));
+    for client in 1..10 {
+        assert_eq!(lab.lease(&discover(mac(client))), ip(100 + client));
+    }
+    assert!(lab.say(&discover(mac(10))).is_none());
+    lab.configure(part(json!({})));
+    assert_eq!(lab.lease(&discover(mac(10))), ip(100));
+}
+
+#[test]
+fn a_flood_in_one_network_takes_nothing_from_another() {
+    let mut part = part(json!({}));
+    let guest = part.servers.get_mut("guest").expect("a server");
+    guest.server.pool.end = [10, 5, 200, 0].into();
+    let mut lab = Lab::new(part);
+    for number in 0..3_000_u32 {
+        let [_, a, b, c] = number.to_be_bytes();
+        let flood = discover(portcullis_model::MacAddress([6, 0, 0, a, b, c]));
+        lab.say_by("guest", &flood, true);
+    }
+    lab.say_as(&discover(mac(1)), true);
+    assert!(lab.pass(1_000).iter().any(|heard| heard.address() == ip(100)));
+}

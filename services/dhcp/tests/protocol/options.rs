@@ -83,6 +83,27 @@ fn client_identifier_and_relay_information_come_back_octet_for_octet() {
     assert_eq!(codes(&lab), [53, 54, 56, 61]);
 }
 
+/// RFC 6842 section 3 and RFC 3046 section 2.2: a long identifier comes back whole, relay
+/// information that leaves no room is left out, and a reply is sent in any case.
+#[test]
+fn what_must_come_back_leaves_no_client_without_a_reply() {
+    let (id, relay) = ([7; 255], [9; 250]);
+    let small = discover(mac(1)).option(DhcpOption::MaxMessageSize(576));
+    let large = discover(mac(1)).option(DhcpOption::MaxMessageSize(1500));
+    let has = |codes: &[u8], code| codes.contains(&code);
+    for (say, with_relay) in [(small, false), (large, true)] {
+        let mut lab = full();
+        let say = say.giaddr(ip(2)).raw(61, &id).raw(82, &relay);
+        lab.lease(&say);
+        let codes = codes(&lab);
+        assert_eq!(codes[..6], [53, 54, 51, 58, 59, 1], "{codes:?}");
+        assert!(has(&codes, 61), "{codes:?}");
+        assert_eq!(has(&codes, 82), with_relay, "{codes:?}");
+        let options = sent_options(&lab);
+        assert!(options.contains(&(61, id.to_vec())));
+    }
+}
+
 #[test]
 fn a_reply_is_no_longer_than_the_client_takes() {
     let many: Vec<String> = (1..=100).map(|n| format!("192.168.77.{n}")).collect();

@@ -196,11 +196,27 @@ fn only_subnets_of_ours_are_served() {
     assert!(!lab.server.probing());
     assert!(lab.say(&discover(mac(7)).giaddr([172, 16, 0, 1].into())).is_none());
     assert!(lab.say(&discover(mac(7)).giaddr(OURS)).is_none());
-    // Relayed from the guest network, whatever way it came.
-    let guest = lab.say(&discover(mac(7)).giaddr([10, 5, 0, 2].into())).expect("offer");
+    // A relay agent of the guest network stands in the guest network.
+    let relayed = discover(mac(7)).giaddr([10, 5, 0, 2].into());
+    assert!(lab.say_by("guest", &relayed, false).is_empty());
+    let guest = lab.pass(1_000).pop().expect("offer");
     assert_eq!(guest.address().octets()[..2], [10, 5]);
     assert_eq!(
         guest.option(OptionCode::ServerIdentifier),
         Some(&DhcpOption::ServerIdentifier([10, 5, 0, 1].into()))
     );
+}
+
+#[test]
+fn nobody_speaks_for_another_network_by_a_made_up_relay_agent() {
+    let mut lab = prepared();
+    let before = lab.record(ip(100));
+    assert_eq!(before.as_ref().map(|lease| lease.state), Some(LeaseState::Bound));
+    let release = Say::new(MessageType::Release, mac(1)).server(OURS).ciaddr(ip(100));
+    for say in [release, discover(mac(7)), select(mac(7), ip(108))] {
+        assert!(lab.say_by("guest", &say.giaddr(ip(2)), false).is_empty());
+        assert!(!lab.server.probing());
+    }
+    assert_eq!(lab.record(ip(100)), before);
+    assert_eq!(lab.record(ip(108)), None);
 }

@@ -51,7 +51,7 @@ impl Server {
         });
         if choice.known || offered {
             self.offer(interface, choice.address, &request, now, out);
-        } else if self.offers.full() {
+        } else if self.offers.full(interface) {
             out.push(Action::Notice(Notice::Ignored("too many offers are open")));
         } else {
             self.probe(interface, choice.address, request, 1, now, out);
@@ -67,13 +67,14 @@ impl Server {
         now: Now,
         out: &mut Vec<Action>,
     ) {
-        self.offers.put(Offer {
+        let offer = Offer {
             address,
             interface: interface.clone(),
             client: request.client(),
             stage: Stage::Probing { request: Box::new(request), sent },
             until_ms: now.up_ms + PROBE_MS / i64::from(PROBES),
-        });
+        };
+        self.hold(offer, now);
         out.push(Action::Probe { interface: interface.clone(), address });
     }
 
@@ -102,15 +103,24 @@ impl Server {
         now: Now,
         out: &mut Vec<Action>,
     ) {
-        self.offers.put(Offer {
+        let offer = Offer {
             address,
             interface: interface.clone(),
             client: request.client(),
             stage: Stage::Made,
             until_ms: now.up_ms + OFFER_MS,
-        });
+        };
+        self.hold(offer, now);
         let answer = Answer { address: Some(address), ..Answer::default() };
         self.send(interface, request, MessageType::Offer, answer, out);
+    }
+
+    /// Whatever becomes of the offer, its address is found again among the idle ones.
+    fn hold(&mut self, offer: Offer, now: Now) {
+        if self.table.get(offer.address).is_none() {
+            self.table.set_idle(offer.address, now.up_ms);
+        }
+        self.offers.put(offer);
     }
 
     fn warn_exhausted(&mut self, interface: &Name, now: Now, out: &mut Vec<Action>) {

@@ -93,15 +93,7 @@ impl Server {
         self.scopes = part
             .servers
             .iter()
-            .map(|(interface, part)| {
-                let mut scope = Scope::new(interface, part);
-                if let Some(old) = self.scopes.get(interface)
-                    && (old.network, old.settings.pool) == (scope.network, scope.settings.pool)
-                {
-                    scope.next_fresh = old.next_fresh;
-                }
-                (interface.clone(), scope)
-            })
+            .map(|(interface, part)| (interface.clone(), Scope::new(interface, part)))
             .collect();
         let scopes = &self.scopes;
         self.offers.retain(|offer| {
@@ -165,19 +157,17 @@ impl Server {
         out
     }
 
-    /// The interface whose subnet the client is in: that of the relay agent, else the one that
-    /// the message came by.
+    /// The interface whose subnet the client is in: the one that the message came by. A relay agent
+    /// stands in the same subnet, since all that are served are our own: a message by another way is
+    /// somebody there who speaks for clients of a network that he has no access to.
     fn subnet_of(&self, request: &Request, arrival: &Arrival) -> Result<Name, &'static str> {
-        let scope = if request.relayed() {
-            self.scopes.values().find(|scope| scope.contains(request.giaddr))
-        } else {
-            self.scopes.get(&arrival.interface)
-        };
-        match scope {
-            Some(scope) if request.giaddr == scope.address() => Err("giaddr is our own address"),
-            Some(scope) => Ok(scope.interface.clone()),
-            None if request.relayed() => Err("giaddr is not in a subnet that is served"),
+        match self.scopes.get(&arrival.interface) {
             None => Err("no server on this interface"),
+            Some(scope) if request.giaddr == scope.address() => Err("giaddr is our own address"),
+            Some(scope) if request.relayed() && !scope.contains(request.giaddr) => {
+                Err("giaddr is not in the subnet that the message came by")
+            }
+            Some(scope) => Ok(scope.interface.clone()),
         }
     }
 
@@ -244,9 +234,6 @@ impl Server {
                         now,
                         &mut out,
                     );
-                }
-                Stage::Made if self.table.get(offer.address).is_none() => {
-                    self.table.set_idle(offer.address, now.up_ms);
                 }
                 Stage::Made => {}
             }

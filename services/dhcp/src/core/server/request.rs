@@ -38,7 +38,7 @@ impl Server {
         let ignored = |reason| Action::Notice(Notice::Ignored(reason));
         if request.server.is_some_and(|server| server != scope.address()) {
             // The client took another server's offer; ours is void.
-            self.withdraw_offer(interface, request, now);
+            self.offers.remove_of(interface, &request.client());
             out.push(ignored("DHCPREQUEST for another server"));
             return;
         }
@@ -56,7 +56,7 @@ impl Server {
         match verdict {
             Acknowledge => self.bind(interface, request, address, now, out),
             Silence(reason) => out.push(ignored(reason)),
-            Refuse(reason) => self.refuse(interface, request, address, reason, now, out),
+            Refuse(reason) => self.refuse(interface, request, address, reason, out),
         }
     }
 
@@ -149,21 +149,12 @@ impl Server {
         (lease.state == LeaseState::Bound).then_some(address)
     }
 
-    fn withdraw_offer(&mut self, interface: &Name, request: &Request, now: Now) {
-        if let Some(offer) = self.offers.remove_of(interface, &request.client())
-            && self.table.get(offer.address).is_none()
-        {
-            self.table.set_idle(offer.address, now.up_ms);
-        }
-    }
-
     fn refuse(
         &mut self,
         interface: &Name,
         request: &Request,
         address: Ipv4Addr,
         reason: &'static str,
-        now: Now,
         out: &mut Vec<Action>,
     ) {
         out.push(Action::Notice(Notice::Refused {
@@ -171,7 +162,7 @@ impl Server {
             hardware: request.hardware.clone(),
             reason,
         }));
-        self.withdraw_offer(interface, request, now);
+        self.offers.remove_of(interface, &request.client());
         // A lease that the configuration does not permit any more ends with this refusal.
         let permitted =
             self.scopes.get(interface).is_some_and(|s| s.permits(address, &request.hardware));
