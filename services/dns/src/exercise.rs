@@ -31,7 +31,7 @@ pub fn exercise(bytes: &[u8], client: Ipv4Addr) -> bool {
                         Ok(reply) => Outcome::Answered(reply),
                         Err(why) => Outcome::Failed(why),
                     });
-                forwarder.keep(&request.question, &outcome, now);
+                forwarder.keep(&request.question, &outcome, forwarder.generation(), now);
                 forwarder.finish(&request, &outcome, now)
             }
         };

@@ -10,6 +10,7 @@ use hickory_proto::{
     op::{Message, ResponseCode},
     rr::rdata::opt::EdnsOption,
 };
+use ipnet::IpNet;
 use portcullis_bus::{dhcp::Lease, dns::DnsStatus, network::WanLease};
 use portcullis_model::part::DnsPart;
 
@@ -56,6 +57,10 @@ pub struct Forwarder {
     pub upstreams: Upstreams,
     /// The last servers that there were: answers of others are not kept.
     cached_from: Vec<SocketAddr>,
+    /// Networks that no name of the outside may point into.
+    guarded: Vec<IpNet>,
+    /// Which emptying of the cache was the last.
+    generation: u64,
     counts: DnsStatus,
 }
 
@@ -68,6 +73,8 @@ impl Forwarder {
         let zones = LocalZones::build(&part, &[], 1)?;
         let mut forwarder = Self {
             cache: Cache::new(part.cache_entries),
+            guarded: rebinding::guarded(&part),
+            generation: 0,
             part,
             leases: Vec::new(),
             wan_leases: Vec::new(),
@@ -90,9 +97,11 @@ impl Forwarder {
         self.zones = LocalZones::build(&part, &self.leases, self.serial.wrapping_add(1))?;
         self.serial = self.serial.wrapping_add(1);
         self.cache.set_max_entries(part.cache_entries);
-        if part.networks != self.part.networks {
-            // Cached answers were checked for rebinding against the old networks.
-            self.cache.clear();
+        let guarded = rebinding::guarded(&part);
+        if guarded != self.guarded {
+            // Cached answers were checked against the old networks.
+            self.guarded = guarded;
+            self.empty_cache();
         }
         self.part = part;
         Ok(self.select_upstreams())
@@ -126,10 +135,21 @@ impl Forwarder {
         servers.sort_unstable();
         // While there is none, as when the WAN is down, what is known stays useful.
         if !servers.is_empty() && servers != self.cached_from {
-            self.cache.clear();
+            self.empty_cache();
             self.cached_from = servers;
         }
         changed
+    }
+
+    fn empty_cache(&mut self) {
+        self.cache.clear();
+        self.generation += 1;
+    }
+
+    /// Changes whenever answers to what was asked before are not to be kept: the servers are others
+    /// now, or the networks that answers are checked against.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Whether a query from `source` to `destination` is answered: only those from the router's own
@@ -199,7 +219,11 @@ impl Forwarder {
     }
 
     /// Keeps an outcome for those who ask next; called once for each question that was forwarded.
-    pub fn keep(&mut self, question: &Question, outcome: &Outcome, now: Instant) {
+    /// `asked` is the [`Forwarder::generation`] when the upstreams were asked.
+    pub fn keep(&mut self, question: &Question, outcome: &Outcome, asked: u64, now: Instant) {
+        if asked != self.generation {
+            return;
+        }
         let key = Key::of(question);
         match outcome {
             Outcome::Answered(reply) => {
@@ -251,7 +275,7 @@ impl Forwarder {
         if !usable || message.metadata.truncation || !reply::all_in(&message) {
             return Err(why);
         }
-        if let Some(address) = rebinding::find(&message.answers, self.zones.networks()) {
+        if let Some(address) = rebinding::find(&message.answers, &self.guarded) {
             let name = message.queries.first().map(|query| query.name.to_ascii());
             tracing::warn!(?name, %address, "answer points into the LAN, withheld");
             let text = "an address of the local network was withheld";

@@ -13,6 +13,10 @@ use crate::request::{Request, Transport, UDP_PAYLOAD};
 /// EDNS option code of extended errors (RFC 8914 section 2).
 pub const EXTENDED_ERROR: u16 = 15;
 
+/// Bytes of an upstream's EXTRA-TEXT that are passed on: with the longest name and nothing else they
+/// fit into the smallest datagram.
+const MAX_EXTRA_TEXT: usize = 120;
+
 /// TTL of the minimal answer to ANY, seconds (RFC 8482 section 4.2 wants it long, to be cached).
 const ANY_TTL: u32 = 3600;
 
@@ -31,11 +35,12 @@ impl ExtendedError {
         Some(Self { code, text: text.to_owned() })
     }
 
-    /// Reads the option's data; text that is not UTF-8 is left out.
+    /// Reads the option's data; text that is not UTF-8 is left out, and a long one is cut.
     pub fn read(data: &[u8]) -> Option<Self> {
         let (code, text) = data.split_first_chunk::<2>()?;
-        let text = std::str::from_utf8(text).unwrap_or_default().chars().take(120).collect();
-        Some(Self { code: u16::from_be_bytes(*code), text })
+        let text = std::str::from_utf8(text).unwrap_or_default();
+        let text = text.get(..text.floor_char_boundary(MAX_EXTRA_TEXT)).unwrap_or_default();
+        Some(Self { code: u16::from_be_bytes(*code), text: text.to_owned() })
     }
 
     fn option(&self) -> EdnsOption {

@@ -144,16 +144,20 @@ impl LocalZones {
     /// A name of one label, as typed by a person: a host of the local domain, or nothing. Only
     /// what a validator asks of a top-level domain goes outside.
     fn bare_label(&self, name: &Name, query_type: RecordType, client: IpAddr) -> Route {
+        // Whatever hosts there are: one that calls itself `com` must not stand before all of its
+        // names.
+        if matches!(
+            query_type,
+            RecordType::NS | RecordType::SOA | RecordType::DS | RecordType::DNSKEY
+        ) {
+            return Route::Forward;
+        }
         let Ok(host) = name.clone().append_domain(&self.domain) else {
             return Route::Local(Reply::error(ResponseCode::NXDomain, None));
         };
-        match (self.route(&host, query_type, client), query_type) {
-            (
-                Route::Local(Reply { code: ResponseCode::NXDomain, .. }),
-                RecordType::NS | RecordType::SOA | RecordType::DS | RecordType::DNSKEY,
-            )
-            | (Route::Forward, _) => Route::Forward,
-            (Route::Local(mut reply), _) => {
+        match self.route(&host, query_type, client) {
+            Route::Forward => Route::Forward,
+            Route::Local(mut reply) => {
                 // An SOA that is not above the name would not be taken for one.
                 reply.authorities.iter_mut().for_each(|soa| soa.name = Name::root());
                 Route::Local(owned_by(name, reply))
@@ -281,6 +285,7 @@ pub(crate) mod tests {
             domain: "lan".to_owned(),
             upstreams: Vec::new(),
             cache_entries: 100,
+            inside: Vec::new(),
             networks: [
                 ("guest".parse().unwrap(), vec!["192.168.78.1/24".parse().unwrap()]),
                 ("lan".parse().unwrap(), vec!["192.168.77.1/24".parse().unwrap()]),
@@ -377,6 +382,17 @@ pub(crate) mod tests {
         assert_eq!(answer("printer.", RecordType::A), nothing());
         assert_eq!(answer("com.", RecordType::ANY), nothing());
         assert_eq!(ask("com.", RecordType::DS), Route::Forward);
+        // A client that goes by the name of a top-level domain takes it from nobody.
+        let zones =
+            LocalZones::build(&part(), &[lease("com", "192.168.77.9", "bound")], 1).unwrap();
+        let ask = |name, query_type| {
+            let client = Ipv4Addr::new(192, 168, 77, 100).into();
+            zones.route(&Name::from_ascii(name).unwrap(), query_type, client)
+        };
+        for query_type in [RecordType::NS, RecordType::SOA, RecordType::DS, RecordType::DNSKEY] {
+            assert_eq!(ask("com.", query_type), Route::Forward, "{query_type}");
+            assert!(matches!(ask("com.lan.", query_type), Route::Local(_)), "{query_type}");
+        }
         assert_eq!(ask(".", RecordType::NS), Route::Forward);
     }
 

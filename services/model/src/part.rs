@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -59,6 +59,10 @@ pub struct DnsPart {
     pub cache_entries: u32,
     /// The router's addresses on the interfaces whose zone has the service `dns`.
     pub networks: BTreeMap<Name, Vec<Ipv4Net>>,
+    /// The router's addresses on all interfaces whose zone does not masquerade: networks behind the
+    /// router.
+    #[serde(default)]
+    pub inside: Vec<IpNet>,
     /// Names with fixed addresses, from DHCP reservations.
     pub hosts: BTreeMap<HostName, Ipv4Addr>,
 }
@@ -128,6 +132,7 @@ impl DnsPart {
             upstreams: document.dns.upstreams.clone(),
             cache_entries: document.dns.cache_entries,
             networks: networks_with(document, RouterService::Dns),
+            inside: networks_behind(document),
             hosts,
         }
     }
@@ -161,5 +166,20 @@ fn networks_with(document: &Document, service: RouterService) -> BTreeMap<Name, 
         })
         .map(|(name, interface)| (name.clone(), interface.ipv4.fixed_addresses().to_vec()))
         .filter(|(_, networks)| !networks.is_empty())
+        .collect()
+}
+
+/// Fixed addresses of the interfaces whose zone does not masquerade.
+fn networks_behind(document: &Document) -> Vec<IpNet> {
+    document
+        .interfaces
+        .values()
+        .filter(|interface| {
+            document.firewall.zones.get(&interface.zone).is_some_and(|zone| !zone.masquerade)
+        })
+        .flat_map(|interface| {
+            let v4 = interface.ipv4.fixed_addresses().iter().copied().map(IpNet::V4);
+            v4.chain(interface.ipv6.fixed_addresses().iter().copied().map(IpNet::V6))
+        })
         .collect()
 }

@@ -57,7 +57,7 @@ fn a_forwarded_answer_is_cached_and_counts_down() {
     let request = forwarded(receive(&mut forwarder, &message, now));
     let judged = forwarder.judge(upstream_answer("www.example.com.", [192, 0, 2, 1], 60)).unwrap();
     let outcome = Outcome::Answered(judged);
-    forwarder.keep(&request.question, &outcome, now);
+    forwarder.keep(&request.question, &outcome, forwarder.generation(), now);
     let first = Message::from_vec(&forwarder.finish(&request, &outcome, now)).unwrap();
     assert_eq!(first.id, 99);
     assert_eq!(first.queries[0].name.to_ascii(), "Www.Example.com.");
@@ -77,7 +77,7 @@ fn without_recursion_desired_nothing_is_forwarded_nor_shown_from_the_cache() {
     let mut message = query("www.example.com.", RecordType::A);
     let request = forwarded(receive(&mut forwarder, &message, now));
     let judged = forwarder.judge(upstream_answer("www.example.com.", [192, 0, 2, 1], 60)).unwrap();
-    forwarder.keep(&request.question, &Outcome::Answered(judged), now);
+    forwarder.keep(&request.question, &Outcome::Answered(judged), forwarder.generation(), now);
     message.metadata.recursion_desired = false;
     let refused = reply(receive(&mut forwarder, &message, now));
     assert_eq!(refused.response_code, ResponseCode::Refused);
@@ -105,7 +105,7 @@ fn without_upstream_the_failure_says_so_and_old_answers_are_given() {
     assert_eq!(extended_error(&failed).unwrap().code, 14);
 
     let judged = forwarder.judge(upstream_answer("www.example.com.", [192, 0, 2, 1], 60)).unwrap();
-    forwarder.keep(&request.question, &Outcome::Answered(judged), now);
+    forwarder.keep(&request.question, &Outcome::Answered(judged), forwarder.generation(), now);
     let later = now + Duration::from_secs(100);
     let request = forwarded(receive(&mut forwarder, &message, later));
     let stale = forwarder.finish(&request, &Outcome::NoUpstream, later);
@@ -120,7 +120,7 @@ fn failures_are_remembered_with_the_upstream_s_reason() {
     let message = query("broken.example.", RecordType::A);
     let request = forwarded(receive(&mut forwarder, &message, now));
     let why = ExtendedError::new(6, "DNSSEC bogus");
-    forwarder.keep(&request.question, &Outcome::Failed(why), now);
+    forwarder.keep(&request.question, &Outcome::Failed(why), forwarder.generation(), now);
     let again = reply(receive(&mut forwarder, &message, now + Duration::from_millis(500)));
     assert_eq!(again.response_code, ResponseCode::ServFail);
     assert_eq!(extended_error(&again).unwrap().code, 6);
@@ -182,13 +182,52 @@ fn the_cache_outlives_an_outage_but_not_a_change_of_servers() {
     let message = query("www.example.com.", RecordType::A);
     let request = forwarded(receive(&mut forwarder, &message, now));
     let judged = forwarder.judge(upstream_answer("www.example.com.", [192, 0, 2, 1], 60)).unwrap();
-    forwarder.keep(&request.question, &Outcome::Answered(judged), now);
+    forwarder.keep(&request.question, &Outcome::Answered(judged), forwarder.generation(), now);
     assert!(forwarder.set_wan_leases(Vec::new()));
     assert!(forwarder.set_wan_leases(wan("192.0.2.1")));
     assert!(!forwarder.set_wan_leases(wan("192.0.2.1")));
     reply(receive(&mut forwarder, &message, now));
+    let asked = forwarder.generation();
+    let judged = forwarder.judge(upstream_answer("www.example.com.", [192, 0, 2, 1], 60)).unwrap();
     assert!(forwarder.set_wan_leases(wan("192.0.2.2")));
     forwarded(receive(&mut forwarder, &message, now));
+    // Nor does an answer of the former server that comes only now.
+    forwarder.keep(&request.question, &Outcome::Answered(judged), asked, now);
+    forwarded(receive(&mut forwarder, &message, now));
+}
+
+#[test]
+fn a_reason_as_long_as_an_upstream_likes_fits_into_a_datagram() {
+    let (mut forwarder, now) = (forwarder(), Instant::now());
+    let name = format!("{}{}.", format!("{}.", "a".repeat(61)).repeat(3), "b".repeat(60));
+    let mut message = query(&name, RecordType::A);
+    if let Some(edns) = &mut message.edns {
+        edns.set_max_payload(512);
+    }
+    let request = forwarded(receive(&mut forwarder, &message, now));
+    let reason = [&[0, 22], "\u{1f512}".repeat(300).as_bytes()].concat();
+    let why = ExtendedError::read(&reason);
+    assert!(why.as_ref().is_some_and(|why| why.text.starts_with('\u{1f512}')), "{why:?}");
+    let bytes = forwarder.finish(&request, &Outcome::Failed(why), now);
+    assert!(bytes.len() <= 512, "{}", bytes.len());
+}
+
+#[test]
+fn no_network_behind_the_router_is_pointed_into() {
+    let mut document = portcullis_model::Document::default();
+    let lab = serde_json::json!({
+        "zone": "lab", "ports": ["lab0"],
+        "ipv4": { "method": "static", "addresses": ["10.9.0.1/24"] },
+    });
+    document.interfaces.insert("lab".parse().unwrap(), serde_json::from_value(lab).unwrap());
+    // A zone that may ask the router for nothing, DNS included.
+    document.firewall.zones.insert("lab".parse().unwrap(), portcullis_model::Zone::default());
+    let forwarder = Forwarder::new(DnsPart::of(&document)).unwrap();
+    let judged = forwarder.judge(upstream_answer("evil.example.", [10, 9, 0, 7], 60)).unwrap();
+    assert!(judged.answers.is_empty());
+    assert!(!forwarder.admits("10.9.0.7".parse().unwrap(), "10.9.0.1".parse().unwrap()));
+    let judged = forwarder.judge(upstream_answer("vpn.example.", [10, 8, 0, 7], 60)).unwrap();
+    assert_eq!(judged.answers.len(), 1);
 }
 
 #[test]
@@ -222,7 +261,7 @@ fn dnssec_and_unknown_records_pass_unchanged() {
     bytes[7] = 6;
 
     let judged = forwarder.judge(Message::from_vec(&bytes).unwrap()).unwrap();
-    forwarder.keep(&request.question, &Outcome::Answered(judged), now);
+    forwarder.keep(&request.question, &Outcome::Answered(judged), forwarder.generation(), now);
     let Step::Reply(cached) = receive(&mut forwarder, &secure, now) else { panic!("not cached") };
     for (record_type, data) in rdata {
         let found = cached.windows(data.len()).any(|window| window == data);

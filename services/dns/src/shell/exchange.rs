@@ -18,6 +18,15 @@ use hickory_proto::op::{DnsRequest, DnsRequestOptions, Message, Query, ResponseC
 
 use crate::request::{Question, UDP_PAYLOAD};
 
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The server said nothing, or cannot be reached.
+    Silent(NetError),
+    /// It is there, but what it said is no answer, and it did not complete it.
+    Useless(NetError),
+}
+
 /// Asks `server` by UDP, and by TCP if the answer was truncated.
 ///
 /// # Errors
@@ -26,21 +35,28 @@ pub(super) async fn ask(
     server: SocketAddr,
     question: &Question,
     limit: Duration,
-) -> Result<Message, NetError> {
+) -> Result<Message, Fault> {
     let mut with_edns = true;
-    let mut message = over_udp(server, request(question, with_edns), limit).await?;
+    let first = over_udp(server, request(question, with_edns), limit).await;
+    let mut message = first.map_err(Fault::Silent)?;
     if unknown_edns(&message) {
         with_edns = false;
-        message = over_udp(server, request(question, with_edns), limit).await?;
+        let second = over_udp(server, request(question, with_edns), limit).await;
+        message = second.map_err(Fault::Useless)?;
     }
     if message.metadata.truncation {
-        message = over_tcp(server, request(question, with_edns), limit).await?;
+        let whole = over_tcp(server, request(question, with_edns), limit).await;
+        message = whole.map_err(Fault::Useless)?;
     }
     let same = message
         .queries
         .iter()
         .any(|query| query.name == question.name && query.query_type == question.query_type);
-    if same { Ok(message) } else { Err(NetError::Message("answer to another question")) }
+    if same {
+        Ok(message)
+    } else {
+        Err(Fault::Useless(NetError::Message("answer to another question")))
+    }
 }
 
 /// Whether the server stumbled over EDNS (RFC 6891 section 7).

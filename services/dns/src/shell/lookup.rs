@@ -14,13 +14,15 @@ use futures_util::{
     future::{BoxFuture, Shared as SharedFuture},
     stream::FuturesUnordered,
 };
-use hickory_net::NetError;
 use hickory_proto::{
     op::Message,
     rr::{Name, RecordType},
 };
 
-use super::{Shared, exchange};
+use super::{
+    Shared,
+    exchange::{self, Fault},
+};
 use crate::{
     cache::Key,
     forwarder::Outcome,
@@ -48,8 +50,9 @@ impl Shared {
                 .or_insert_with(|| {
                     let (shared, question) = (self.clone(), question.clone());
                     let lookup = async move {
+                        let asked = shared.forwarder().generation();
                         let outcome = shared.ask_upstreams(&question).await;
-                        shared.forwarder().keep(&question, &outcome, Instant::now());
+                        shared.forwarder().keep(&question, &outcome, asked, Instant::now());
                         let mut lookups =
                             shared.lookups.0.lock().unwrap_or_else(PoisonError::into_inner);
                         lookups.remove(&key);
@@ -63,9 +66,10 @@ impl Shared {
     }
 
     async fn ask_upstreams(self: &Arc<Self>, question: &Question) -> Outcome {
+        let deadline = tokio::time::Instant::now() + DEADLINE;
         let attempts = self.forwarder().upstreams.attempts();
-        let asking = self.race(attempts, question);
-        match tokio::time::timeout(DEADLINE, asking).await {
+        let asking = self.race(attempts, question, deadline);
+        match tokio::time::timeout_at(deadline, asking).await {
             Ok(outcome) => outcome,
             Err(_) => Outcome::Failed(None),
         }
@@ -74,7 +78,12 @@ impl Shared {
     /// Makes one attempt after the other, each while those before may still succeed; the first
     /// answer counts. Attempts that come too late go on without us: how they end is what we know
     /// of their servers.
-    async fn race(self: &Arc<Self>, mut attempts: Attempts, question: &Question) -> Outcome {
+    async fn race(
+        self: &Arc<Self>,
+        mut attempts: Attempts,
+        question: &Question,
+        deadline: tokio::time::Instant,
+    ) -> Outcome {
         let mut running = FuturesUnordered::new();
         let mut why = None;
         let mut asked = false;
@@ -82,7 +91,7 @@ impl Shared {
             let attempt = attempts.next();
             if let Some(Attempt { server, .. }) = attempt {
                 asked = true;
-                let attempt = self.clone().attempt(server, question.clone());
+                let attempt = self.clone().attempt(server, question.clone(), deadline);
                 running.push(tokio::spawn(attempt).map(move |answer| (server, answer)));
             } else if running.is_empty() {
                 return if asked { Outcome::Failed(why) } else { Outcome::NoUpstream };
@@ -100,7 +109,7 @@ impl Shared {
                         attempts.exclude(server);
                         why = why.or(reason);
                     }
-                    Ok(Err(Failure::Silent)) | Err(_) => {}
+                    Ok(Err(Failure::Silent | Failure::NoPlace)) | Err(_) => {}
                 },
                 () = patience => {
                     if let Some(Attempt { server, patience }) = attempt {
@@ -115,8 +124,11 @@ impl Shared {
         self: Arc<Self>,
         server: SocketAddr,
         question: Question,
+        deadline: tokio::time::Instant,
     ) -> Result<Reply, Failure> {
-        let permit = self.attempts.acquire().await;
+        // Nobody waits for it after that; else these would grow in number while upstreams are silent.
+        let place = tokio::time::timeout_at(deadline, self.attempts.acquire()).await;
+        let Ok(permit) = place else { return Err(Failure::NoPlace) };
         let start = Instant::now();
         let answer = exchange::ask(server, &question, DEADLINE).await;
         drop(permit);
@@ -126,7 +138,7 @@ impl Shared {
     fn judge(
         &self,
         server: SocketAddr,
-        answer: Result<Message, NetError>,
+        answer: Result<Message, Fault>,
         rtt: Duration,
     ) -> Result<Reply, Failure> {
         match answer {
@@ -144,10 +156,15 @@ impl Shared {
                     }
                 }
             }
-            Err(error) => {
+            Err(Fault::Silent(error)) => {
                 tracing::debug!(%server, %error, "upstream");
                 self.is_silent(server);
                 Err(Failure::Silent)
+            }
+            Err(Fault::Useless(error)) => {
+                tracing::debug!(%server, %error, "upstream");
+                self.forwarder().upstreams.answered_lame(server, rtt);
+                Err(Failure::Lame(None))
             }
         }
     }
@@ -164,6 +181,8 @@ enum Failure {
     Lame(Option<ExtendedError>),
     /// It did not answer.
     Silent,
+    /// It was not asked: too much else is.
+    NoPlace,
 }
 
 /// Tries silent servers again, so that no client has to wait to find out that one is back.
@@ -193,7 +212,7 @@ pub(super) async fn probe(shared: Arc<Shared>) -> Infallible {
                 let start = Instant::now();
                 let answer = exchange::ask(server, question, PROBE_LIMIT).await;
                 // Any answer will do: it is there.
-                if answer.is_ok() {
+                if !matches!(answer, Err(Fault::Silent(_))) {
                     shared.forwarder().upstreams.answered(server, start.elapsed());
                     tracing::info!(%server, "upstream answers again");
                 }
@@ -202,3 +221,6 @@ pub(super) async fn probe(shared: Arc<Shared>) -> Infallible {
         futures_util::future::join_all(probes).await;
     }
 }
+
+#[cfg(test)]
+mod tests;
