@@ -37,7 +37,7 @@ pub use protection::{FloodLimit, Protection, SynCookies};
 pub use protocol::{IcmpMatch, IcmpMatchError, Protocol, ProtocolError};
 pub use rule::{DestinationHost, HostSuffix, HostSuffixError, RateLimit, Rule, ZoneMatch};
 pub use schedule::{Day, Schedule, TimeOfDay, TimeOfDayError};
-pub use sets::{AddressRanges, Sets};
+pub use sets::{AddressRanges, Excess, ExcessOf, Sets};
 pub use zone::{MssClamp, MssClampError, Policy, RouterService, Zone};
 
 use crate::Name;
@@ -89,6 +89,8 @@ pub struct Firewall {
 impl Firewall {
     /// Rules at most.
     pub const MAX_RULES: usize = 16_384;
+    /// Ranges of addresses and ports that all rules together may come to, sets filled in.
+    pub const MAX_RULE_RANGES: usize = 1_048_576;
     /// Zones at most; the router itself takes one more place.
     pub const MAX_ZONES: usize = 31;
     /// Port forwards at most, and entries of `static_nat` and `source_nat` each.

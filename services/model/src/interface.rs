@@ -8,7 +8,7 @@ use std::{
 };
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{MacAddress, Name};
 
@@ -23,7 +23,8 @@ pub struct Interface {
     pub zone: Name,
     /// Physical ports: exactly one for `ethernet`, any number for `bridge`.
     pub ports: Vec<PortSelector>,
-    /// MTU in bytes, 576 to 9216; by default what the ports have or the lease says.
+    /// MTU in bytes, 576 to 9216, with IPv6 addresses from 1280; by default what the ports have or
+    /// the lease says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
     /// IPv4 addressing.
@@ -51,6 +52,7 @@ pub enum InterfaceKind {
 pub enum Ipv4 {
     /// No IPv4.
     #[default]
+    #[serde(deserialize_with = "no_fields")]
     None,
     /// By DHCP (RFC 2131).
     Dhcp {
@@ -78,6 +80,7 @@ pub enum Ipv4 {
 pub enum Ipv6 {
     /// Link-local addresses only, which the kernel makes.
     #[default]
+    #[serde(deserialize_with = "no_fields")]
     None,
     /// Fixed addresses.
     Static {
@@ -104,6 +107,15 @@ impl Ipv6 {
 
 fn default_metric() -> u32 {
     100
+}
+
+/// Refuses what stands beside `method = "none"`: serde lets anything pass there, and who wrote
+/// addresses would not learn that they are not used.
+fn no_fields<'de, D: Deserializer<'de>>(reader: D) -> Result<(), D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct NoFields {}
+    NoFields::deserialize(reader).map(|NoFields {}| ())
 }
 
 impl Ipv4 {

@@ -1,7 +1,7 @@
 //! Sets resolved: what lists of addresses and ports come to once the sets in them are filled in.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -45,6 +45,11 @@ impl AddressRanges {
         let v4 = self.v4.iter().flat_map(|(first, last)| Ipv4Subnets::new(*first, *last, 0));
         let v6 = self.v6.iter().flat_map(|(first, last)| Ipv6Subnets::new(*first, *last, 0));
         v4.map(IpNet::from).chain(v6.map(IpNet::from))
+    }
+
+    /// How many ranges there are.
+    pub fn len(&self) -> usize {
+        self.v4.len() + self.v6.len()
     }
 
     /// How many IPv4 addresses there are.
@@ -110,40 +115,85 @@ impl FromIterator<Ipv6Net> for AddressRanges {
     }
 }
 
-/// All sets of a firewall, resolved once. A set that does not exist, and the repetition in a set
-/// that contains itself, count as empty: [`crate::validate`] refuses both.
+/// All sets of a firewall, resolved once. A set that does not exist, the repetition in a set that
+/// contains itself, and what is [too much](Excess) count as empty: [`crate::validate`] refuses them.
 #[derive(Clone, Debug, Default)]
 pub struct Sets {
     addresses: BTreeMap<Name, AddressRanges>,
     ports: BTreeMap<Name, Vec<PortRange>>,
+    /// Of both kinds, in all sets.
+    ranges: usize,
+    excess: Option<Excess>,
+}
+
+/// Sets that come to too much when those that they name are filled in: a short document can stand for
+/// a very long one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Excess {
+    /// Table of the set, `addresses` or `ports`.
+    pub table: &'static str,
+    /// The first set with which it is too much.
+    pub set: Name,
+    /// What is.
+    pub of: ExcessOf,
+}
+
+/// What there is too much of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ExcessOf {
+    /// Sets within sets: [`Sets::MAX_NESTING`].
+    Nesting,
+    /// Ranges: [`Sets::MAX_RANGES`].
+    Ranges,
 }
 
 impl Sets {
+    /// How deep sets may stand within sets, the outermost counted.
+    pub const MAX_NESTING: usize = 16;
+    /// Ranges of addresses and ports that all sets together may come to.
+    pub const MAX_RANGES: usize = 262_144;
+
     /// The sets of `firewall`.
     pub fn of(firewall: &Firewall) -> Self {
         let mut sets = Self::default();
+        let mut walk = Walk { table: "addresses", levels: BTreeMap::new() };
         for name in firewall.addresses.keys() {
-            sets.resolve_addresses(firewall, name);
+            sets.resolve_addresses(firewall, name, 1, &mut walk);
         }
+        walk = Walk { table: "ports", levels: BTreeMap::new() };
         for name in firewall.ports.keys() {
-            sets.resolve_ports(firewall, name);
+            sets.resolve_ports(firewall, name, 1, &mut walk);
         }
         sets
+    }
+
+    /// What was too much, the first of it.
+    pub fn excess(&self) -> Option<&Excess> {
+        self.excess.as_ref()
     }
 
     /// What a list of addresses comes to. An empty list comes to no address, though in most fields
     /// it means any.
     pub fn addresses<'a>(&self, list: impl IntoIterator<Item = &'a AddressMatch>) -> AddressRanges {
         let mut ranges = AddressRanges::default();
+        let mut filled_in = BTreeSet::new();
+        // Sets that have much in common must not take the memory of all of them.
+        let mut long = 4096;
         for one in list {
             match one {
                 AddressMatch::Net(net) => ranges.add(net.network(), net.broadcast()),
                 AddressMatch::Range(first, last) => ranges.add(*first, *last),
                 AddressMatch::Set(name) => {
-                    if let Some(members) = self.addresses.get(name) {
+                    if let Some(members) = self.addresses.get(name)
+                        && filled_in.insert(name)
+                    {
                         ranges.extend(members);
                     }
                 }
+            }
+            if ranges.len() > long {
+                ranges.tidy();
+                long = 2 * ranges.len() + 4096;
             }
         }
         ranges.tidy();
@@ -154,48 +204,113 @@ impl Sets {
     /// comes to no port.
     pub fn ports<'a>(&self, list: impl IntoIterator<Item = &'a PortMatch>) -> Vec<PortRange> {
         let mut ranges = Vec::new();
+        let mut filled_in = BTreeSet::new();
+        let tidy = |ranges: &mut Vec<_>| {
+            merge(ranges, |end: u16, start: u16| start <= end.saturating_add(1));
+        };
         for one in list {
             match one {
                 PortMatch::Range(range) => ranges.push((range.first(), range.last())),
                 PortMatch::Set(name) => {
-                    let members = self.ports.get(name).into_iter().flatten();
+                    let members = self.ports.get(name).filter(|_| filled_in.insert(name));
+                    let members = members.into_iter().flatten();
                     ranges.extend(members.map(|range| (range.first(), range.last())));
                 }
             }
+            // There are no more than that apart.
+            if ranges.len() > usize::from(u16::MAX) {
+                tidy(&mut ranges);
+            }
         }
-        merge(&mut ranges, |end, start| start <= end.saturating_add(1));
+        tidy(&mut ranges);
         ranges.into_iter().filter_map(|(first, last)| PortRange::new(first, last)).collect()
     }
 
-    fn resolve_addresses(&mut self, firewall: &Firewall, name: &Name) {
-        let Some(set) = firewall.addresses.get(name).filter(|_| !self.addresses.contains_key(name))
+    fn resolve_addresses(
+        &mut self,
+        firewall: &Firewall,
+        name: &Name,
+        depth: usize,
+        walk: &mut Walk,
+    ) {
+        let Some(set) = firewall.addresses.get(name).filter(|_| self.enters(name, depth, walk))
         else {
             return;
         };
-        // Empty while its members are looked at: a cycle ends here.
-        self.addresses.insert(name.clone(), AddressRanges::default());
-        for member in &set.members {
-            if let AddressMatch::Set(inner) = member {
-                self.resolve_addresses(firewall, inner);
-            }
+        let inner = set.members.iter().filter_map(|member| match member {
+            AddressMatch::Set(inner) => Some(inner),
+            AddressMatch::Net(_) | AddressMatch::Range(..) => None,
+        });
+        for inner in inner.clone() {
+            self.resolve_addresses(firewall, inner, depth + 1, walk);
         }
+        self.leaves(name, inner, walk);
         let resolved = self.addresses(&set.members);
-        self.addresses.insert(name.clone(), resolved);
+        if self.has_room(name, resolved.len(), walk) {
+            self.addresses.insert(name.clone(), resolved);
+        }
     }
 
-    fn resolve_ports(&mut self, firewall: &Firewall, name: &Name) {
-        let Some(set) = firewall.ports.get(name).filter(|_| !self.ports.contains_key(name)) else {
+    fn resolve_ports(&mut self, firewall: &Firewall, name: &Name, depth: usize, walk: &mut Walk) {
+        let Some(set) = firewall.ports.get(name).filter(|_| self.enters(name, depth, walk)) else {
             return;
         };
-        self.ports.insert(name.clone(), Vec::new());
-        for member in &set.members {
-            if let PortMatch::Set(inner) = member {
-                self.resolve_ports(firewall, inner);
-            }
+        let inner = set.members.iter().filter_map(|member| match member {
+            PortMatch::Set(inner) => Some(inner),
+            PortMatch::Range(_) => None,
+        });
+        for inner in inner.clone() {
+            self.resolve_ports(firewall, inner, depth + 1, walk);
         }
+        self.leaves(name, inner, walk);
         let resolved = self.ports(&set.members);
-        self.ports.insert(name.clone(), resolved);
+        if self.has_room(name, resolved.len(), walk) {
+            self.ports.insert(name.clone(), resolved);
+        }
     }
+
+    /// Whether a set is to be looked at now: not if it was already, nor too deep.
+    fn enters(&mut self, name: &Name, depth: usize, walk: &mut Walk) -> bool {
+        if walk.levels.contains_key(name) {
+            return false;
+        }
+        if depth > Self::MAX_NESTING {
+            self.exceeds(name, ExcessOf::Nesting, walk);
+            return false;
+        }
+        // While its members are looked at: a cycle ends here.
+        walk.levels.insert(name.clone(), 0);
+        true
+    }
+
+    fn leaves<'a>(&mut self, name: &Name, inner: impl Iterator<Item = &'a Name>, walk: &mut Walk) {
+        let deepest = inner.filter_map(|inner| walk.levels.get(inner)).max().copied().unwrap_or(0);
+        if deepest >= Self::MAX_NESTING {
+            self.exceeds(name, ExcessOf::Nesting, walk);
+        }
+        walk.levels.insert(name.clone(), deepest + 1);
+    }
+
+    fn has_room(&mut self, name: &Name, ranges: usize, walk: &Walk) -> bool {
+        let total = self.ranges.saturating_add(ranges);
+        if total > Self::MAX_RANGES {
+            self.exceeds(name, ExcessOf::Ranges, walk);
+            return false;
+        }
+        self.ranges = total;
+        true
+    }
+
+    fn exceeds(&mut self, name: &Name, of: ExcessOf, walk: &Walk) {
+        self.excess.get_or_insert_with(|| Excess { table: walk.table, set: name.clone(), of });
+    }
+}
+
+/// The way through the sets of a table.
+struct Walk {
+    table: &'static str,
+    /// Of the sets that were looked at already: one more than the deepest set in it.
+    levels: BTreeMap<Name, usize>,
 }
 
 #[cfg(test)]

@@ -30,6 +30,9 @@ pub(super) fn unusable_ip(address: IpAddr) -> Option<&'static str> {
         IpAddr::V6(a) if a.is_unicast_link_local() => {
             Some("is a link-local address, which does not say by which interface")
         }
+        IpAddr::V6(a) if a.to_ipv4_mapped().is_some() => {
+            Some("is an IPv4 address in the notation of IPv6, which no packet has")
+        }
         IpAddr::V6(_) => None,
     }
 }

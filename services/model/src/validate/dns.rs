@@ -42,8 +42,11 @@ fn upstreams(document: &Document, problems: &mut Problems) {
     let own: BTreeSet<IpAddr> = document
         .interfaces
         .values()
-        .flat_map(|interface| interface.ipv4.fixed_addresses())
-        .map(|network| IpAddr::V4(network.addr()))
+        .flat_map(|interface| {
+            let ipv4 = interface.ipv4.fixed_addresses().iter().map(|net| IpAddr::V4(net.addr()));
+            let ipv6 = interface.ipv6.fixed_addresses().iter().map(|net| IpAddr::V6(net.addr()));
+            ipv4.chain(ipv6)
+        })
         .collect();
     let mut seen = BTreeSet::new();
     for (index, upstream) in document.dns.upstreams.iter().enumerate() {

@@ -29,8 +29,8 @@ pub(super) fn check(document: &Document, problems: &mut Problems) {
     policies(document, problems);
     problems.range("firewall.max_flows", firewall.max_flows, 1_024..=4_194_304, "flows");
     timeouts(&firewall.timeouts, problems);
-    sets::check(firewall, problems);
     let sets = Sets::of(firewall);
+    sets::check(firewall, &sets, problems);
     rules::check(document, &sets, problems);
     nat::check(firewall, &sets, problems);
     protection::check(firewall, problems);

@@ -18,6 +18,10 @@ use crate::{Document, Interface, InterfaceKind, Ipv4, Ipv6, Name, PortSelector};
 /// /proc/sys/net/ipv4/conf that are no devices.
 const RESERVED_DEVICES: [&str; 3] = ["lo", "all", "default"];
 
+/// The least that IPv6 needs of a link (RFC 8200 section 5); the kernel takes IPv6 off a device with
+/// less.
+const SMALLEST_MTU6: u16 = 1280;
+
 pub(super) fn check(document: &Document, problems: &mut Problems) {
     if document.interfaces.is_empty() {
         problems.add("interfaces", "at least one interface is needed");
@@ -28,7 +32,12 @@ pub(super) fn check(document: &Document, problems: &mut Problems) {
         ports(&path, interface, problems);
         device_name(document, &path, name, interface, problems);
         if let Some(mtu) = interface.mtu {
-            problems.range(format!("{path}.mtu"), mtu, 576..=9216, "bytes");
+            let fixed6 = matches!(interface.ipv6, Ipv6::Static { .. });
+            let (least, unit) = match fixed6 {
+                true => (SMALLEST_MTU6, "bytes with IPv6 addresses (RFC 8200 section 5)"),
+                false => (576, "bytes"),
+            };
+            problems.range(format!("{path}.mtu"), mtu, least..=9216, unit);
         }
         if let Ipv4::Static { addresses, gateway, .. } = &interface.ipv4 {
             fixed_addresses(&path, addresses, problems);
@@ -36,22 +45,18 @@ pub(super) fn check(document: &Document, problems: &mut Problems) {
                 gateway_address(&format!("{path}.ipv4.gateway"), gateway, addresses, problems);
             }
         }
-        if let Ipv6::Static { addresses, gateway, metric } = &interface.ipv6 {
+        if let Ipv6::Static { addresses, gateway, .. } = &interface.ipv6 {
             let path = format!("{path}.ipv6");
             fixed_addresses6(&path, addresses, problems);
             if let Some(gateway) = *gateway {
                 gateway_address6(&format!("{path}.gateway"), gateway, addresses, problems);
-            }
-            if *metric == 0 {
-                let path = format!("{path}.metric");
-                problems.add(path, "0 is not allowed: 1 to 4294967295, lower is preferred");
             }
         }
     }
     ports_selected_once(document, problems);
     networks_apart(document, problems);
     networks6_apart(document, problems);
-    default_routes(document, problems);
+    metrics(document, problems);
 }
 
 fn zone(document: &Document, path: &str, interface: &Interface, problems: &mut Problems) {
@@ -291,26 +296,37 @@ fn networks_apart(document: &Document, problems: &mut Problems) {
     }
 }
 
-/// The kernel keeps one default route per metric.
-fn default_routes(document: &Document, problems: &mut Problems) {
-    let mut by_metric: BTreeMap<u32, &Name> = BTreeMap::new();
+/// Metrics are allowed, and default routes of one family have different ones: the kernel keeps one
+/// for each metric.
+fn metrics(document: &Document, problems: &mut Problems) {
+    let mut taken: BTreeMap<(&str, u32), &Name> = BTreeMap::new();
     for (name, interface) in &document.interfaces {
-        let metric = match interface.ipv4 {
-            Ipv4::Dhcp { metric } => metric,
-            Ipv4::Static { gateway: Some(_), metric, .. } => metric,
-            Ipv4::Static { gateway: None, .. } | Ipv4::None => continue,
+        let ipv4 = match interface.ipv4 {
+            Ipv4::Dhcp { metric } => Some((metric, true)),
+            Ipv4::Static { gateway, metric, .. } => Some((metric, gateway.is_some())),
+            Ipv4::None => None,
         };
-        let path = format!("interfaces.{name}.ipv4.metric");
-        if metric == 0 {
-            problems.add(&path, "0 is not allowed: 1 to 4294967295, lower is preferred");
-        }
-        match by_metric.get(&metric) {
-            Some(other) => problems.add(
-                path,
-                format!("{metric} is also the metric of interfaces.{other}; default routes need different ones"),
-            ),
-            None => {
-                by_metric.insert(metric, name);
+        let ipv6 = match interface.ipv6 {
+            Ipv6::Static { gateway, metric, .. } => Some((metric, gateway.is_some())),
+            Ipv6::None => None,
+        };
+        for (family, metric) in [("ipv4", ipv4), ("ipv6", ipv6)] {
+            let Some((metric, routed)) = metric else { continue };
+            let path = format!("interfaces.{name}.{family}.metric");
+            if metric == 0 {
+                problems.add(&path, "0 is not allowed: 1 to 4294967295, lower is preferred");
+            }
+            if !routed {
+                continue;
+            }
+            match taken.get(&(family, metric)) {
+                Some(other) => problems.add(
+                    path,
+                    format!("{metric} is also the metric of interfaces.{other}; default routes need different ones"),
+                ),
+                None => {
+                    taken.insert((family, metric), name);
+                }
             }
         }
     }

@@ -91,6 +91,19 @@ fn errors_have_path_line_and_column() {
             "unknown field `zone`, expected one of `datapath`, `max_flows`, `hooks`, `zones`, `policies`",
         ),
         ("[nonsense]", "nonsense", (1, 2), "unknown field `nonsense`"),
+        // Of the forms told apart by `method`, also the ones that have no fields.
+        (
+            "[interfaces.a]\nzone = \"lan\"\nports = [\"eth1\"]\nipv6 = { method = \"none\", addresses = [\"2001:db8::1/64\"] }",
+            "interfaces.a.ipv6",
+            (4, 8),
+            "unknown field `addresses`, there are no fields",
+        ),
+        (
+            "[interfaces.a]\nzone = \"lan\"\nports = [\"eth1\"]\nipv4 = { method = \"dhcp\", gateway = \"192.0.2.1\" }",
+            "interfaces.a.ipv4",
+            (4, 8),
+            "unknown field `gateway`",
+        ),
         ("[dns\n", "", (1, 5), ""),
         ("[system]\nhostname = \"-\"", "system.hostname", (2, 12), "`-` is not a host name"),
     ] {
@@ -135,6 +148,77 @@ fn the_manual_names_every_field() {
     for key in toml.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key.trim()) {
         assert!(manual.contains(&format!("`{key}`")), "`{key}` is not in the manual");
     }
+}
+
+/// A document in which all that can be left out is.
+const SPARE: &str = r#"
+[interfaces.a]
+zone = "lan"
+ports = ["eth1"]
+[dhcp.a]
+pool = { start = "192.0.2.10", end = "192.0.2.20" }
+[firewall.zones.lan]
+[[firewall.policies]]
+from = "lan"
+to = "lan"
+action = "allow"
+[[firewall.rules]]
+name = "rule"
+action = "allow"
+[[firewall.port_forwards]]
+name = "forward"
+zone = "lan"
+protocol = "tcp"
+ports = [80]
+to = "192.0.2.3"
+"#;
+
+/// What the table under a heading of the manual is about, such as `[firewall.zones.NAME]`.
+fn table_of(heading: &str, document: &toml::Table) -> Option<toml::Table> {
+    let path = heading.trim_start_matches(['#', ' ', '`', '[']).trim_end_matches([']', '`']);
+    let mut table = document.clone();
+    for key in path.split('.') {
+        // Names of entries are in capitals.
+        let named = key.chars().all(char::is_uppercase);
+        let value = if named { table.values().next() } else { table.get(key) };
+        table = match value?.clone() {
+            toml::Value::Array(list) => list.first()?.as_table()?.clone(),
+            value => value.as_table()?.clone(),
+        };
+    }
+    Some(table)
+}
+
+/// What a cell says, unless it says it in words.
+fn value_in(cell: &str) -> Option<toml::Value> {
+    let quoted = cell.strip_prefix('`').and_then(|rest| rest.strip_suffix('`'));
+    let read: Result<toml::Table, _> = format!("x = {}", quoted.unwrap_or(cell)).parse();
+    match read {
+        Ok(mut table) => table.remove("x"),
+        Err(_) => quoted.map(|text| toml::Value::String(text.to_owned())),
+    }
+}
+
+#[test]
+fn the_manual_tells_the_true_defaults() {
+    let manual = include_str!("../../../../docs/configuration.md");
+    let defaults = parse(SPARE).to_toml().unwrap().parse().unwrap();
+    let mut table = None;
+    let mut compared = Vec::new();
+    for line in manual.lines() {
+        if line.starts_with('#') {
+            table = table_of(line, &defaults);
+        }
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let [_, field, default, ..] = cells.as_slice() else { continue };
+        let field = field.trim_matches('`');
+        let value = table.as_ref().and_then(|table| table.get(field));
+        if let (Some(value), Some(told)) = (value, value_in(default)) {
+            assert_eq!(*value, told, "{line}");
+            compared.push(field);
+        }
+    }
+    assert!(compared.len() >= 30, "{compared:?}");
 }
 
 #[test]

@@ -8,13 +8,14 @@ use super::{
 };
 use crate::{
     Action, Document, Name,
-    firewall::{Firewall, IcmpMatch, Protocol, ROUTER, Rule, Sets, ZoneMatch},
+    firewall::{AddressRanges, Firewall, IcmpMatch, Protocol, ROUTER, Rule, Sets, ZoneMatch},
 };
 
 pub(super) fn check(document: &Document, resolved: &Sets, problems: &mut Problems) {
     let firewall = &document.firewall;
     at_most("firewall.rules", firewall.rules.len(), Firewall::MAX_RULES, "rules", problems);
     let mut names = BTreeMap::new();
+    let mut ranges = 0_usize;
     for (index, rule) in firewall.rules.iter().enumerate() {
         let path = format!("firewall.rules[{index}]");
         if let Some(first) = names.insert(&rule.name, index) {
@@ -27,8 +28,26 @@ pub(super) fn check(document: &Document, resolved: &Sets, problems: &mut Problem
         lists(firewall, &path, rule, problems);
         hosts(document, &path, rule, problems);
         protocols(&path, rule, problems);
-        families(&path, rule, resolved, problems);
         limits(&path, rule, problems);
+        // Once it is too much the others are not filled in: that is work without a bound.
+        if ranges > Firewall::MAX_RULE_RANGES {
+            continue;
+        }
+        let sources = resolved.addresses(&rule.sources);
+        let destinations = resolved.addresses(&rule.destinations);
+        let ports =
+            [&rule.source_ports, &rule.destination_ports].map(|list| resolved.ports(list).len());
+        ranges += sources.len() + destinations.len() + ports.iter().sum::<usize>();
+        if ranges > Firewall::MAX_RULE_RANGES {
+            problems.add(
+                &path,
+                format!(
+                    "with it all rules come to more than {} ranges of addresses and ports, sets filled in",
+                    Firewall::MAX_RULE_RANGES
+                ),
+            );
+        }
+        families(&path, rule, &sources, &destinations, problems);
     }
 }
 
@@ -159,10 +178,14 @@ fn written(protocols: &[Protocol]) -> String {
 type Families = (bool, bool);
 
 /// The parts of a rule must be for one family at least together.
-fn families(path: &str, rule: &Rule, sets: &Sets, problems: &mut Problems) {
+fn families(
+    path: &str,
+    rule: &Rule,
+    sources: &AddressRanges,
+    destinations: &AddressRanges,
+    problems: &mut Problems,
+) {
     const BOTH: Families = (true, true);
-    let sources = sets.addresses(&rule.sources);
-    let destinations = sets.addresses(&rule.destinations);
     let hosts = !rule.destination_hosts.is_empty();
     let protocol = |icmp: &Protocol| *icmp == Protocol::ICMP;
     let protocol6 = |icmp: &Protocol| *icmp == Protocol::ICMPV6;

@@ -1,15 +1,18 @@
 //! `firewall.addresses`, `firewall.ports`, `firewall.schedules`: sets exist and do not contain
 //! themselves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::super::{Problems, list};
 use crate::{
     Name,
-    firewall::{AddressMatch, Firewall, PortMatch},
+    firewall::{AddressMatch, Excess, ExcessOf, Firewall, PortMatch, Sets},
 };
 
-pub(super) fn check(firewall: &Firewall, problems: &mut Problems) {
+pub(super) fn check(firewall: &Firewall, resolved: &Sets, problems: &mut Problems) {
     let inner = |member: &AddressMatch| match member {
         AddressMatch::Set(name) => Some(name.clone()),
         AddressMatch::Net(_) | AddressMatch::Range(..) => None,
@@ -37,6 +40,7 @@ pub(super) fn check(firewall: &Firewall, problems: &mut Problems) {
         .map(|(name, set)| (name.clone(), set.members.iter().map(inner).collect()))
         .collect();
     cycles("firewall.ports", &graph, problems);
+    excess(resolved, problems);
 
     for (name, schedule) in &firewall.schedules {
         if schedule.days.is_empty() {
@@ -48,7 +52,22 @@ pub(super) fn check(firewall: &Firewall, problems: &mut Problems) {
     }
 }
 
-/// Sets named in a list of addresses must exist.
+fn excess(resolved: &Sets, problems: &mut Problems) {
+    let Some(Excess { table, set, of }) = resolved.excess() else { return };
+    let what = match of {
+        ExcessOf::Nesting => {
+            format!("sets stand within sets, more than {} deep", Sets::MAX_NESTING)
+        }
+        ExcessOf::Ranges => format!(
+            "with it all sets come to more than {} ranges, those that they name filled in",
+            Sets::MAX_RANGES
+        ),
+    };
+    problems.add(format!("firewall.{table}.{set}"), what);
+}
+
+/// Sets named in a list of addresses must exist, and IPv4 is written as IPv4: in the notation of IPv6
+/// (::ffff:0:0/96) it is no address of a packet, and would fit nothing.
 pub(super) fn addresses(
     firewall: &Firewall,
     path: &str,
@@ -65,6 +84,22 @@ pub(super) fn addresses(
                     "`@{name}` is not an address set; firewall.addresses has: {}",
                     list(firewall.addresses.keys())
                 ),
+            );
+        }
+        let mapped = |address: &IpAddr| match address {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(address) => address.to_ipv4_mapped().is_some(),
+        };
+        let ends = match member {
+            AddressMatch::Net(net) => [net.network(), net.broadcast()],
+            AddressMatch::Range(first, last) => [*first, *last],
+            AddressMatch::Set(_) => continue,
+        };
+        // A network around all of them, as ::/0, is one of IPv6.
+        if ends.iter().any(mapped) {
+            problems.add(
+                format!("{path}[{index}]"),
+                format!("`{member}` has IPv4 addresses in the notation of IPv6; they are written as in 192.0.2.0/24"),
             );
         }
     }
@@ -112,7 +147,8 @@ fn visit(
     done: &mut BTreeSet<Name>,
     problems: &mut Problems,
 ) {
-    if done.contains(name) {
+    // What is deeper is refused for that.
+    if done.contains(name) || trail.len() > Sets::MAX_NESTING {
         return;
     }
     trail.push(name.clone());

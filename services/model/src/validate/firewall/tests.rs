@@ -390,3 +390,86 @@ fn forms_are_told_where_they_are_wrong() {
         assert!(error.message.contains(message), "{error}");
     }
 }
+
+#[test]
+fn ipv4_is_written_as_ipv4() {
+    check(
+        "[firewall.addresses.a]\nmembers = [\"::ffff:10.0.0.0/104\", \"::/0\", \"::fffe:ffff:ffff-::ffff:1.2.3.4\"]\n\
+         [firewall.protection]\nblocklist = [\"::ffff:192.0.2.1\"]\n",
+        &[
+            "firewall.addresses.a.members[0]: `::ffff:10.0.0.0/104` has IPv4 addresses in the notation of IPv6; they are written as in 192.0.2.0/24",
+            "firewall.addresses.a.members[2]: `::fffe:ffff:ffff-::ffff:1.2.3.4` has IPv4 addresses in the notation of IPv6; they are written as in 192.0.2.0/24",
+            "firewall.protection.blocklist[0]: `::ffff:192.0.2.1` has IPv4 addresses in the notation of IPv6; they are written as in 192.0.2.0/24",
+        ],
+    );
+}
+
+/// A chain of sets, each in the one before it; `order` says which name stands at which place.
+fn chain(table: &str, leaf: &str, length: usize, order: fn(usize, usize) -> usize) -> String {
+    let mut text = String::new();
+    for place in 0..length {
+        let name = |place| format!("s{:05}", order(place, length));
+        let member = match place + 1 {
+            next if next < length => format!("\"@{}\"", name(next)),
+            _ => leaf.to_owned(),
+        };
+        text += &format!("[firewall.{table}.{}]\nmembers = [{member}]\n", name(place));
+    }
+    text
+}
+
+#[test]
+fn sets_stand_within_sets_only_so_deep() {
+    let downwards: fn(usize, usize) -> usize = |place, _| place;
+    let upwards: fn(usize, usize) -> usize = |place, length| length - place;
+    for (table, leaf) in [("addresses", "\"10.0.0.1\""), ("ports", "80")] {
+        for order in [downwards, upwards] {
+            check(&chain(table, leaf, 16, order), &[]);
+            for length in [17, 20_000] {
+                let document = Document::parse(&chain(table, leaf, length, order)).unwrap();
+                let problems = validate(&document);
+                let [problem] = problems.as_slice() else { panic!("{problems:?}") };
+                assert!(problem.path.starts_with(&format!("firewall.{table}.s")), "{problem}");
+                assert_eq!(problem.message, "sets stand within sets, more than 16 deep");
+            }
+        }
+    }
+}
+
+/// `count` addresses that do not touch.
+fn scattered(count: u32) -> String {
+    let one = |n: u32| format!("\"10.{}.{}.{}\",", n >> 15, n >> 7 & 255, n << 1 & 255);
+    (0..count).map(one).collect()
+}
+
+#[test]
+fn a_short_document_does_not_stand_for_an_endless_one() {
+    // Named again and again it is still one set.
+    let set = format!("[firewall.addresses.many]\nmembers = [{}]\n", scattered(20_000));
+    check(
+        &format!("{set}[firewall.addresses.same]\nmembers = [{}]\n", "\"@many\",".repeat(50_000)),
+        &[],
+    );
+    let mut copies = set.clone();
+    for n in 10..30 {
+        copies += &format!("[firewall.addresses.n{n}]\nmembers = [\"@many\", \"192.0.2.{n}\"]\n");
+    }
+    check(
+        &copies,
+        &[
+            "firewall.addresses.n22: with it all sets come to more than 262144 ranges, those that they name filled in",
+        ],
+    );
+    let mut rules = set;
+    for n in 0..60 {
+        rules += &format!(
+            "[[firewall.rules]]\nname = \"r{n}\"\nsources = [\"@many\"]\naction = \"deny\"\n"
+        );
+    }
+    check(
+        &rules,
+        &[
+            "firewall.rules[52]: with it all rules come to more than 1048576 ranges of addresses and ports, sets filled in",
+        ],
+    );
+}
