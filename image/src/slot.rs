@@ -79,6 +79,8 @@ fn command_line(architecture: &Architecture, root_hash: &[u8; 32]) -> String {
     let mut words = vec![
         "rdinit=/init".to_owned(),
         format!("roothash={}", hex::encode(root_hash)),
+        // With the first partition table damaged the kernel takes the second, as firmware and boot manager do.
+        "gpt".to_owned(),
         // Warnings and worse on the console; all of it goes to the journal.
         "loglevel=4".to_owned(),
         // A kernel that has lost its footing restarts, and the boot-failure counter sees it.
@@ -111,6 +113,12 @@ fn command_line(architecture: &Architecture, root_hash: &[u8; 32]) -> String {
 mod tests {
     use super::command_line;
     use crate::architecture::X86_64;
+
+    #[test]
+    fn a_damaged_partition_table_stops_the_kernel_no_more_than_the_boot_manager() {
+        let line = command_line(&X86_64, &[0xab; 32]);
+        assert!(line.split(' ').any(|word| word == "gpt"), "{line}");
+    }
 
     #[test]
     fn the_command_line_pins_the_root_and_starts_no_shell() {

@@ -1,16 +1,37 @@
 //! Whether this boot is a good one, and what the boot state learns from it.
 
-use std::{fs::File, io, os::unix::fs::FileExt, path::Path, time::Duration};
+use std::{fs::File, io, path::Path, time::Duration};
 
-use portcullis_bootstate::{BootState, Loaded, PAIR_SIZE, RECORD_SIZE, Slot, decode_pair, disk};
+use portcullis_bootstate::{BootState, Slot, disk};
 
-use crate::disk::{Partition, partitions};
+use crate::{
+    boot_state,
+    disk::{Partition, partitions},
+};
 
 /// How long all must be well before the boot counts as healthy.
 pub const SETTLED: Duration = Duration::from_secs(5);
 
 /// How long an unconfirmed slot may take to become healthy.
 pub const UNCONFIRMED_LIMIT: Duration = Duration::from_secs(5 * 60);
+
+/// What became of a healthy boot.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Confirmation {
+    /// The boot state says it now.
+    Written,
+    /// It said so already.
+    Known,
+    /// Something is missing that the other slot, which has proven itself, may have.
+    Refused,
+}
+
+/// Whether a boot that works, but lacks something, is good enough for `slot`: it is where nothing
+/// better can be had by going back.
+fn good_enough(state: &BootState, slot: Slot) -> bool {
+    let other = state.get(slot.other());
+    state.get(slot).confirmed || !other.confirmed || other.startable().is_err()
+}
 
 /// The boot state cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -57,27 +78,26 @@ impl Running {
     /// # Errors
     /// If there is no `state` partition or it cannot be read.
     pub fn boot_state(&self) -> Result<BootState, BootStateError> {
-        Ok(read(&self.open_state(false)?)?.state)
+        Ok(boot_state::read(&self.open_state(false)?)?.state)
     }
 
-    /// Writes that the running slot is healthy, if the disk does not say so already. Returns
-    /// whether it was written.
+    /// Writes that the running slot is healthy, if the disk does not say so already. `complete`
+    /// says whether this boot has all that it should have, such as a data partition.
     ///
     /// # Errors
     /// If the disk fails; nothing is lost then but the confirmation.
-    pub fn confirm(&self) -> Result<bool, BootStateError> {
+    pub fn confirm(&self, complete: bool) -> Result<Confirmation, BootStateError> {
         let file = self.open_state(true)?;
-        let loaded = read(&file)?;
+        let loaded = boot_state::read(&file)?;
+        if !complete && !good_enough(&loaded.state, self.slot) {
+            return Ok(Confirmation::Refused);
+        }
         let mut state = loaded.state;
         state.confirm(self.slot);
-        if state == loaded.state {
-            return Ok(false);
-        }
-        let pending = loaded.next(state);
-        let offset = u64::try_from(pending.offset).unwrap_or(0);
-        file.write_all_at(&pending.bytes, offset)?;
-        file.sync_all()?;
-        Ok(true)
+        Ok(match boot_state::write(&file, &loaded, state)? {
+            true => Confirmation::Written,
+            false => Confirmation::Known,
+        })
     }
 
     fn open_state(&self, write: bool) -> io::Result<File> {
@@ -88,9 +108,63 @@ impl Running {
     }
 }
 
-fn read(file: &File) -> io::Result<Loaded> {
-    let mut pair = [0; PAIR_SIZE];
-    file.read_exact_at(&mut pair, 0)?;
-    let (first, second) = pair.split_at(RECORD_SIZE);
-    Ok(decode_pair(first, second))
+#[cfg(test)]
+mod tests {
+    use portcullis_bootstate::SlotState;
+
+    use super::*;
+
+    /// Slot b runs from a disk whose boot state is `state`.
+    fn running(folder: &Path, state: BootState) -> Running {
+        let path = folder.join("state");
+        std::fs::write(&path, BootState::flashed_records()).unwrap();
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        boot_state::write(&file, &boot_state::read(&file).unwrap(), state).unwrap();
+        let partition = Partition {
+            name: disk::STATE.name.to_owned(),
+            // An absolute path stands for itself.
+            device: path.to_string_lossy().into_owned(),
+            disk: "disk".to_owned(),
+            number: 2,
+            size: disk::STATE.size,
+        };
+        Running { slot: Slot::B, partitions: vec![partition] }
+    }
+
+    fn proven(priority: u8) -> SlotState {
+        SlotState { priority, confirmed: true, ..SlotState::default() }
+    }
+
+    #[test]
+    fn an_update_that_lacks_something_is_not_kept_where_the_other_slot_is_proven() {
+        let folder = tempfile::tempdir().unwrap();
+        let on_trial = SlotState { priority: 15, tries_left: 2, boot_failures: 1, ..proven(15) };
+        let on_trial = SlotState { confirmed: false, ..on_trial };
+        let update = BootState { a: proven(14), b: on_trial };
+        let machine = running(folder.path(), update);
+        assert_eq!(machine.confirm(false).unwrap(), Confirmation::Refused);
+        assert_eq!(machine.boot_state().unwrap(), update);
+        assert_eq!(machine.confirm(true).unwrap(), Confirmation::Written);
+        assert_eq!(machine.confirm(true).unwrap(), Confirmation::Known);
+        assert!(machine.boot_state().unwrap().b.confirmed);
+    }
+
+    #[test]
+    fn a_boot_that_lacks_something_counts_where_there_is_nothing_better() {
+        let folder = tempfile::tempdir().unwrap();
+        let failed = SlotState { boot_failures: 2, ..proven(15) };
+        // A slot that has proven itself before; no other slot; another that may not be started.
+        for (a, b) in [
+            (proven(14), failed),
+            (SlotState::default(), SlotState { confirmed: false, ..failed }),
+            (
+                SlotState { boot_failures: 3, ..proven(14) },
+                SlotState { confirmed: false, ..failed },
+            ),
+        ] {
+            let machine = running(folder.path(), BootState { a, b });
+            assert_eq!(machine.confirm(false).unwrap(), Confirmation::Written);
+            assert_eq!(machine.boot_state().unwrap().b.boot_failures, 0);
+        }
+    }
 }

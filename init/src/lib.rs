@@ -8,6 +8,7 @@
 //!   becomes the service.
 
 pub mod api;
+pub mod boot_state;
 pub mod clock;
 pub mod command_line;
 pub mod console;
@@ -26,6 +27,7 @@ pub mod power;
 pub mod report;
 pub mod sandbox;
 pub mod seed;
+pub mod slots;
 pub mod stage_one;
 pub mod stage_two;
 pub mod supervisor;

@@ -9,9 +9,22 @@ use rustix::{
 
 use crate::{api::Ending, seed};
 
+/// How long the disk may take to become clean.
+const DISK_LIMIT: Duration = Duration::from_secs(30);
+
 /// Ends what is left, brings the data partition into a clean state and leaves. Returns only if
 /// the kernel refuses.
 pub fn end(ending: Ending, data: &Path, seed_path: &Path) {
+    let command = match ending {
+        Ending::Reboot => RebootCommand::Restart,
+        Ending::PowerOff => RebootCommand::PowerOff,
+    };
+    // A disk that does not answer any more must not keep the machine from restarting, which may be
+    // what cures it.
+    let _ = std::thread::Builder::new().spawn(move || {
+        std::thread::sleep(DISK_LIMIT);
+        reboot(command)
+    });
     if let Err(error) = seed::save(seed_path) {
         tracing::debug!(%error, "random seed not saved");
     }
@@ -22,10 +35,6 @@ pub fn end(ending: Ending, data: &Path, seed_path: &Path) {
         let _ = mount_remount(data, MountFlags::RDONLY, c"");
     }
     rustix::fs::sync();
-    let command = match ending {
-        Ending::Reboot => RebootCommand::Restart,
-        Ending::PowerOff => RebootCommand::PowerOff,
-    };
     if let Err(error) = reboot(command) {
         tracing::error!(%error, "the kernel does not end");
     }

@@ -9,7 +9,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use portcullis_bundle::Manifest;
 use rustix::{
     mount::{MountFlags, mount, mount_move},
     system::{RebootCommand, reboot},
@@ -20,10 +19,10 @@ use crate::{
     clock::since_start,
     command_line,
     console::{Console, DEVICE},
-    disk::{self, Partition},
     efi,
     modules::{Loader, ModuleError},
     places::{HANDOVER, MODULES},
+    slots::{self, Candidate, Started},
     verity,
 };
 
@@ -50,6 +49,9 @@ pub struct Handover {
     pub slot_device: String,
     /// Version in its manifest.
     pub version: String,
+    /// The disk that the boot manager started from did not appear; this slot is another's.
+    #[serde(default)]
+    pub other_disk: bool,
 }
 
 /// Why stage one could not go on.
@@ -96,19 +98,29 @@ fn run(started: Duration) -> Result<std::convert::Infallible, Failure> {
     for module in ["dm_mod", "dm_verity", "erofs"] {
         loader.load(module)?;
     }
-    let selected = selected_slot(&loader);
-    let (slot, manifest) = find_slot(&loader, &root_hash, selected.as_deref())?;
+    let mut slot_started = Started { root_hash, ..Started::default() };
+    ask_boot_manager(&loader, &mut slot_started);
+    let Candidate { slot, manifest, on_booted_disk } = find_slot(&loader, &slot_started)?;
+    let other_disk = slot_started.boot_state.is_some() && !on_booted_disk;
+    if other_disk {
+        Console::open(Path::new(DEVICE)).say(&format!(
+            "Portcullis: the disk that was booted did not appear in {} s; going on with {}",
+            DISK_WAIT.as_secs(),
+            slot.device
+        ));
+    }
     let device =
         verity::open(&manifest, &slot.node().to_string_lossy()).map_err(Failure::Verity)?;
     wait_for(&device);
     fs::create_dir_all(NEW_ROOT).map_err(Failure::Switch)?;
-    mount(&device, NEW_ROOT, c"erofs", MountFlags::RDONLY | MountFlags::NODEV, None)
-        .map_err(Failure::Root)?;
+    let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;
+    mount(&device, NEW_ROOT, c"erofs", flags, None).map_err(Failure::Root)?;
     let handover = Handover {
         started_us: microseconds(started),
         ended_us: microseconds(since_start()),
         slot_device: slot.device.clone(),
         version: manifest.version.as_str().to_owned(),
+        other_disk,
     };
     switch_root(&handover).map_err(Failure::Switch)
 }
@@ -127,63 +139,39 @@ fn mount_kernel_tree(kind: &'static str, target: &'static str) -> Result<(), Fai
     }
 }
 
-/// The slot that the boot manager started: of two with the same content it is the right one.
-fn selected_slot(loader: &Loader) -> Option<String> {
-    Path::new(efi::EFIVARS).exists().then_some(())?;
+/// What the boot manager says about the slot that it has started.
+fn ask_boot_manager(loader: &Loader, slot: &mut Started) {
+    if !Path::new(efi::EFIVARS).exists() {
+        return;
+    }
     let _ = loader.load("efivarfs");
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("efivarfs", efi::EFIVARS, "efivarfs", flags, None).ok()?;
-    let selected = efi::loader_variable("LoaderEntrySelected");
+    if mount("efivarfs", efi::EFIVARS, "efivarfs", flags, None).is_err() {
+        return;
+    }
+    slot.name = efi::loader_variable("LoaderEntrySelected");
+    slot.boot_state = efi::boot_state();
     let _ = rustix::mount::unmount(efi::EFIVARS, rustix::mount::UnmountFlags::empty());
-    selected
 }
 
-/// Loads drivers and looks at disks until the slot with the pinned root hash is there.
-fn find_slot(
-    loader: &Loader,
-    root_hash: &[u8; 32],
-    selected: Option<&str>,
-) -> Result<(Partition, Manifest), Failure> {
+/// Loads drivers and looks at disks until the slot that was started is there.
+fn find_slot(loader: &Loader, started: &Started) -> Result<Candidate, Failure> {
     let sys = Path::new("/sys");
     let end = Instant::now() + DISK_WAIT;
     loop {
+        let found = || slots::candidates(sys, started);
         // A driver that fails is not the end: the disk may be another's.
-        let _ = loader.coldplug(sys, || !slots(sys).is_empty());
-        let mut fitting: Vec<(Partition, Manifest)> = slots(sys)
-            .into_iter()
-            .filter_map(|slot| {
-                let manifest = slot.manifest().ok()?;
-                (manifest.root_hash == *root_hash).then_some((slot, manifest))
-            })
-            .collect();
-        fitting.sort_by_key(|(slot, _)| Some(slot.name.as_str()) != selected);
-        if let Some(found) = fitting.into_iter().next() {
-            return Ok(found);
+        let _ = loader.coldplug(sys, || slots::choose(found(), started, false).is_some());
+        let over = Instant::now() >= end;
+        if let Some(slot) = slots::choose(found(), started, over) {
+            return Ok(slot);
         }
-        if Instant::now() >= end {
-            return Err(Failure::NoSlot { seconds: DISK_WAIT.as_secs(), found: describe(sys) });
+        if over {
+            let found = slots::describe(sys);
+            return Err(Failure::NoSlot { seconds: DISK_WAIT.as_secs(), found });
         }
-        // There may be slots of another disk: the rest of the drivers, too.
-        let _ = loader.coldplug(sys, || false);
         std::thread::sleep(LOOK);
     }
-}
-
-fn slots(sys: &Path) -> Vec<Partition> {
-    let partitions = disk::partitions(sys).unwrap_or_default();
-    partitions.into_iter().filter(|p| p.slot().is_some()).collect()
-}
-
-/// What there is instead, for the console.
-fn describe(sys: &Path) -> String {
-    let found: Vec<String> = slots(sys)
-        .iter()
-        .map(|slot| match slot.manifest() {
-            Ok(_) => format!("{} ({}: another root)", slot.name, slot.device),
-            Err(error) => format!("{} ({error})", slot.name),
-        })
-        .collect();
-    if found.is_empty() { "no slots".to_owned() } else { found.join(", ") }
 }
 
 fn wait_for(device: &Path) {

@@ -27,7 +27,7 @@ use crate::{
     clock::{self, since_start},
     console::{Console, DEVICE},
     data,
-    health::{self, Running},
+    health::{self, Confirmation, Running},
     journal::{self, Journal, JournalLayer, Limits},
     manifest::{self, INIT, INIT_BUS_GROUP, Manifest},
     modules::{Loader, OnRequest},
@@ -41,6 +41,9 @@ use crate::{
     sysctl, volume,
     watchdog::Watchdog,
 };
+
+/// How long services and journal may take to end: more than all their deadlines together.
+const STOP_LIMIT: Duration = Duration::from_secs(90);
 
 /// Least time between two `Changed` signals.
 const SIGNAL_PAUSE: Duration = Duration::from_millis(200);
@@ -70,7 +73,7 @@ pub fn main() -> ExitCode {
             .max_blocking_threads(4)
             .thread_stack_size(256 * 1024)
             .build()?;
-        runtime.block_on(supervise(began, prepared, &journal, &console))
+        finish(runtime, supervise(began, prepared, &journal, &console))
     });
     let ending = outcome.unwrap_or_else(|error| {
         console.say(&format!("Portcullis: init cannot work: {error}; restarting in 10 s"));
@@ -79,6 +82,14 @@ pub fn main() -> ExitCode {
     });
     power::end(ending, Path::new("/data"), &seed_path());
     ExitCode::FAILURE
+}
+
+/// Runs `work` to its end and does not wait for what it has left to threads: one that hangs at a
+/// disk must not keep the machine from restarting.
+fn finish<T>(runtime: tokio::runtime::Runtime, work: impl Future<Output = T>) -> T {
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_background();
+    outcome
 }
 
 fn seed_path() -> PathBuf {
@@ -91,6 +102,9 @@ fn prepare(problems: &mut Vec<String>, journal: &Journal) -> Prepared {
         .ok()
         .and_then(|bytes| serde_json::from_slice::<Handover>(&bytes).ok());
     let _ = fs::remove_file(places::HANDOVER);
+    if handover.as_ref().is_some_and(|h| h.other_disk) {
+        problems.push("the disk that was booted is not there; a copy of it is used".to_owned());
+    }
     let mut steps = Steps::default();
     read_ahead_program();
     sysctl::harden();
@@ -132,7 +146,13 @@ fn prepare(problems: &mut Vec<String>, journal: &Journal) -> Prepared {
         data.join().unwrap_or_else(|_| Err("opening the data partition failed".to_owned()))
     });
     let data_mounted = data.is_ok();
-    problems.extend(data.err());
+    if let Err(problem) = data {
+        problems.push(problem);
+        // Services need their folders, kept or not.
+        if let Err(error) = data::in_memory(Path::new("/data")) {
+            problems.push(format!("mounting /data: {error}"));
+        }
+    }
     steps.done("names and data");
     if let Some(loader) = &loader {
         let target = Places::appliance().run.join("volume");
@@ -273,7 +293,13 @@ async fn supervise(
     {
         tokio::task::spawn_blocking({
             let partition = partition.clone();
-            move || grow_data(&partition)
+            move || {
+                // The old seed is gone; without a new one a power cut would leave none.
+                if let Err(error) = seed::save(&seed_path()) {
+                    tracing::info!(%error, "random seed not saved yet");
+                }
+                grow_data(&partition);
+            }
         });
     }
     let settings = Settings {
@@ -326,20 +352,27 @@ async fn supervise(
         Ending::Reboot => "Portcullis: restarting",
         Ending::PowerOff => "Portcullis: switching off",
     });
+    if tokio::time::timeout(STOP_LIMIT, stop(&parts_at_end, ending)).await.is_err() {
+        console.say("Portcullis: not all services have ended; going on without them");
+    }
+    Ok(ending)
+}
+
+/// Ends all services, and then the journal.
+async fn stop(parts: &Parts, ending: Ending) {
     // Whoever ends a healthy boot before it has settled must not cost the slot a try.
     let well = {
-        let mut health = parts_at_end.supervisor.health();
+        let mut health = parts.supervisor.health();
         let now = health.borrow_and_update();
         now.changes > 0 && now.problems.is_empty()
     };
     if well {
-        confirm_slot(&parts_at_end).await;
+        confirm_slot(parts).await;
     }
     tracing::info!(?ending, "stopping all services");
-    let _ = handle.stop_all().await;
+    let _ = parts.supervisor.stop_all().await;
     tracing::info!("all services have ended");
-    journal.close().await;
-    Ok(ending)
+    parts.journal.close().await;
 }
 
 async fn kernel_messages(journal: Journal) {
@@ -448,19 +481,30 @@ async fn confirm_when_healthy(
         if tokio::time::timeout(health::SETTLED, unwell).await.is_ok() {
             continue;
         }
-        confirm_slot(parts).await;
+        if !confirm_slot(parts).await {
+            // Not before the next boot: what is missing does not come by itself.
+            std::future::pending::<()>().await;
+        }
         return;
     }
 }
 
-async fn confirm_slot(parts: &Parts) {
-    let Some(running) = parts.facts.running.clone() else { return };
-    match tokio::task::spawn_blocking(move || running.confirm()).await {
-        Ok(Ok(true)) => tracing::info!("slot confirmed: this boot is healthy"),
-        Ok(Ok(false)) => {}
+/// Returns false if this boot is not good enough to be kept.
+async fn confirm_slot(parts: &Parts) -> bool {
+    let Some(running) = parts.facts.running.clone() else { return true };
+    let problems = parts.boot.lock().unwrap_or_else(PoisonError::into_inner).problems.join("; ");
+    let complete = problems.is_empty();
+    match tokio::task::spawn_blocking(move || running.confirm(complete)).await {
+        Ok(Ok(Confirmation::Written)) => tracing::info!("slot confirmed: this boot is healthy"),
+        Ok(Ok(Confirmation::Known)) => {}
+        Ok(Ok(Confirmation::Refused)) => {
+            tracing::error!(problems, "slot not confirmed: the other one may be better");
+            return false;
+        }
         Ok(Err(error)) => tracing::error!(%error, "slot not confirmed"),
         Err(error) => tracing::error!(%error, "slot not confirmed"),
     }
+    true
 }
 
 async fn give_up_if_unconfirmed(parts: &Parts) {
@@ -474,5 +518,32 @@ async fn give_up_if_unconfirmed(parts: &Parts) {
             "not healthy in time, and this slot was never confirmed: restarting"
         );
         let _ = parts.ending.send(Ending::Reboot).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_hangs_at_a_disk_does_not_keep_the_machine_running() {
+        let (disk, waits) = channel::<()>();
+        let (ended, end) = channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let work = async {
+                let (begun, begin) = tokio::sync::oneshot::channel();
+                tokio::task::spawn_blocking(move || {
+                    let _ = begun.send(());
+                    waits.recv()
+                });
+                begin.await
+            };
+            let _ = ended.send(finish(runtime, work).is_ok());
+        });
+        assert_eq!(end.recv_timeout(Duration::from_secs(60)), Ok(true), "it waits for the thread");
+        drop(disk);
     }
 }

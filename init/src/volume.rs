@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read},
-    os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -145,7 +145,16 @@ fn copy(node: &Path, kind: &str, target: &Path) -> io::Result<()> {
 
 fn copy_file(from: &Path, target: &Path) -> io::Result<()> {
     let mut text = Vec::new();
-    let length = File::open(from)?.take(LONGEST + 1).read_to_end(&mut text)?;
+    // A link would lead to a file of the box itself, and a pipe keep it waiting for ever.
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(from)
+        .map_err(|e| if e.raw_os_error() == Some(libc::ELOOP) { not_a_file() } else { e })?;
+    if !file.metadata()?.is_file() {
+        return Err(not_a_file());
+    }
+    let length = file.take(LONGEST + 1).read_to_end(&mut text)?;
     if u64::try_from(length).unwrap_or(u64::MAX) > LONGEST {
         return Err(io::Error::other(format!("longer than {LONGEST} bytes")));
     }
@@ -156,6 +165,10 @@ fn copy_file(from: &Path, target: &Path) -> io::Result<()> {
     let path = target.join(FILE);
     fs::write(&path, text)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o444))
+}
+
+fn not_a_file() -> io::Error {
+    io::Error::other("is not a regular file")
 }
 
 /// File system of a volume that has our label, from its first 64 KiB.
@@ -244,6 +257,40 @@ mod tests {
         fs::create_dir_all(&disk).unwrap();
         std::os::unix::fs::symlink(disk, class.join("sda")).unwrap();
         assert_eq!(look(sys.path()), Sticks { controllers: true, without_disk: 1, disks: 1 });
+    }
+
+    #[test]
+    fn only_a_file_of_the_volume_itself_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, target) = (folder.path().join("config.toml"), folder.path().join("taken"));
+        let secret = folder.path().join("secret");
+        fs::write(&secret, "of the box").unwrap();
+        let refused = || {
+            let (done, copied) = std::sync::mpsc::channel();
+            std::thread::spawn({
+                let (from, target) = (from.clone(), target.clone());
+                move || done.send(copy_file(&from, &target))
+            });
+            let error =
+                copied.recv_timeout(Duration::from_secs(60)).expect("it waits").unwrap_err();
+            assert!(error.to_string().contains("not a regular file"), "{error}");
+            assert!(!target.exists());
+            fs::remove_file(&from).unwrap();
+        };
+        std::os::unix::fs::symlink(&secret, &from).unwrap();
+        refused();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &from,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        refused();
+        fs::write(&from, "version = 1\n").unwrap();
+        copy_file(&from, &target).unwrap();
+        assert_eq!(fs::read_to_string(target.join(FILE)).unwrap(), "version = 1\n");
     }
 
     #[test]

@@ -49,6 +49,20 @@ pub(super) fn is_there(node: &Path) -> io::Result<bool> {
     Superblock::read(node).map(|s| s.is_some())
 }
 
+/// Whether the file system of `node` says that it is larger than `node`: then its end is missing,
+/// which says nothing about what is on the rest.
+///
+/// # Errors
+/// If it cannot be read.
+pub(super) fn is_cut_off(node: &Path) -> io::Result<bool> {
+    let Some(superblock) = Superblock::read(node)? else { return Ok(false) };
+    Ok(superblock.blocks.saturating_mul(superblock.block_size) > size(node)?)
+}
+
+fn size(node: &Path) -> io::Result<u64> {
+    io::Seek::seek(&mut File::open(node)?, io::SeekFrom::End(0))
+}
+
 /// Grows the file system of `node`, mounted at `target`, to the size of `node`. Returns the new
 /// size in bytes, or none if it could not become larger.
 ///
@@ -58,9 +72,7 @@ pub(super) fn grow(node: &Path, target: &Path) -> io::Result<Option<u64>> {
     let Some(superblock) = Superblock::read(node)? else {
         return Err(io::Error::other("no ext4"));
     };
-    let mut device = File::open(node)?;
-    let bytes = io::Seek::seek(&mut device, io::SeekFrom::End(0))?;
-    let blocks = bytes / superblock.block_size;
+    let blocks = size(node)? / superblock.block_size;
     if blocks <= superblock.blocks {
         return Ok(None);
     }
@@ -88,6 +100,9 @@ mod tests {
         assert!(output.status.success(), "{output:?}");
         let superblock = Superblock::read(&path).unwrap().unwrap();
         assert_eq!(superblock, Superblock { blocks: 2048, block_size: 4096 });
+        assert!(!is_cut_off(&path).unwrap());
+        File::options().write(true).open(&path).unwrap().set_len((8 << 20) - 1).unwrap();
+        assert!(is_cut_off(&path).unwrap());
     }
 
     #[test]

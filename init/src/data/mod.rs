@@ -8,10 +8,11 @@
 //!   `resize_inode`). It is copied where no ext4 is found, so that the image needs no mkfs.
 //!
 //! The order is safe at any instant: the table only ever grows the last partition and has two
-//! copies; the template's superblock is written last, so that a copy that was cut off is no file
+//! copies, of which one is whole at any time; the template's superblock is written last, so that a copy that was cut off is no file
 //! system and is made again.
 
 mod ext4;
+mod staged;
 mod table;
 
 pub use table::grow_partition;
@@ -41,6 +42,15 @@ pub enum DataError {
         what: String,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// The partition is smaller than the file system in it.
+    #[error(
+        "{device}: its file system is larger than the partition; nothing was changed: a partition \
+         table with the partition in its former size brings it back"
+    )]
+    CutOff {
+        /// Device.
+        device: String,
     },
     /// Also a new file system cannot be mounted.
     #[error("mounting {device}: {source}")]
@@ -79,6 +89,10 @@ pub fn open(partition: &Partition, template: &Path, target: &Path) -> Result<Out
     if let Err(errno) = result
         && damaged(errno)
     {
+        // The partition table has lost what was grown: with it the data is there again.
+        if ext4::is_cut_off(&node).map_err(context(device.clone()))? {
+            return Err(DataError::CutOff { device });
+        }
         tracing::error!(device, error = %errno, "data partition is damaged beyond mounting: made anew, its content is lost");
         outcome.made = Some(format!("the old file system could not be mounted: {errno}"));
         copy_template(template, &node)?;
@@ -93,6 +107,15 @@ pub fn open(partition: &Partition, template: &Path, target: &Path) -> Result<Out
 fn damaged(errno: rustix::io::Errno) -> bool {
     use rustix::io::Errno;
     matches!(errno, Errno::INVAL | Errno::UCLEAN | Errno::BADMSG)
+}
+
+/// A place for the files of this run where there is no partition for them: nothing is kept.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn in_memory(target: &Path) -> Result<(), rustix::io::Errno> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("tmpfs", target, c"tmpfs", flags, c"mode=0755,size=10%")
 }
 
 fn mount_ext4(node: &Path, target: &Path) -> Result<(), rustix::io::Errno> {
