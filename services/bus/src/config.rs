@@ -45,7 +45,7 @@ pub struct ConfigStatus {
     pub generation: u64,
     /// `defaults`, `stored`, `volume` (first boot with a PORTCULLIS volume) or `last-good`.
     pub source: String,
-    /// What the user should know: a damaged document that was put aside, an invalid file on the
+    /// What the user should know: a stored document that cannot be used, an invalid file on the
     /// volume; empty if nothing.
     pub problem: String,
     /// When it came into force (seconds since the epoch).

@@ -6,8 +6,9 @@
 //! nothing stored: volume's file     -> it, if valid ("volume"), else defaults
 //! ```
 //!
-//! A document that cannot be used is put aside and the reason stays in the status until the next
-//! document is applied.
+//! A document that cannot be used stays where it is, and the reason in the status, until another one
+//! is applied: it may be one of a newer release, to which the router goes back, and then it is in force
+//! again.
 
 use std::path::Path;
 
@@ -34,7 +35,11 @@ pub fn load(store: &Store, volume: &Path, now_unix_s: u64) -> Loaded {
     let state = store.state();
     match usable(store.read(CURRENT)) {
         Ok(Some((document, text))) => {
-            let state = State { source: "stored".to_owned(), ..state };
+            let state = if state.problem.is_empty() {
+                State { source: "stored".to_owned(), ..state }
+            } else {
+                usable_again(store, &state, now_unix_s)
+            };
             Loaded { document, text, state }
         }
         Ok(None) if was_ever_stored(store, &state) => {
@@ -47,7 +52,9 @@ pub fn load(store: &Store, volume: &Path, now_unix_s: u64) -> Loaded {
         }
         Ok(None) => first_boot(store, state, volume, now_unix_s),
         Err(reason) => {
-            let problem = put_aside(store, CURRENT, &reason);
+            let problem = format!(
+                "{CURRENT} cannot be used, and stays as it is until another document is applied: {reason}"
+            );
             fall_back(store, state, problem, now_unix_s)
         }
     }
@@ -72,11 +79,22 @@ fn was_ever_stored(store: &Store, state: &State) -> bool {
     !state.problem.is_empty() || !matches!(store.read(LAST_GOOD), Ok(None))
 }
 
-/// Keeps the file for a person to look at, and says so.
-fn put_aside(store: &Store, name: &str, reason: &str) -> String {
-    match store.put_aside(name) {
-        Ok(aside) => format!("{name} cannot be used and was kept as {aside}: {reason}"),
-        Err(error) => format!("{name} cannot be used: {reason} (and not put aside: {error})"),
+/// Another document was in force meanwhile.
+fn usable_again(store: &Store, before: &State, now_unix_s: u64) -> State {
+    let state = State {
+        generation: before.generation + 1,
+        since_unix_s: now_unix_s,
+        source: "stored".to_owned(),
+        problem: String::new(),
+    };
+    tracing::info!(before = before.problem, "the stored configuration is in force again");
+    put_state(store, &state);
+    state
+}
+
+fn put_state(store: &Store, state: &State) {
+    if let Err(error) = store.put_state(state) {
+        tracing::error!(%error, "state of the configuration not stored");
     }
 }
 
@@ -85,7 +103,7 @@ fn fall_back(store: &Store, before: State, mut problem: String, now_unix_s: u64)
         Ok(Some((document, text))) => (document, text, "last-good"),
         Ok(None) => (Document::default(), String::new(), "defaults"),
         Err(reason) => {
-            problem = format!("{problem}; {}", put_aside(store, LAST_GOOD, &reason));
+            problem = format!("{problem}; {LAST_GOOD} cannot be used: {reason}");
             (Document::default(), String::new(), "defaults")
         }
     };
@@ -100,9 +118,7 @@ fn fall_back(store: &Store, before: State, mut problem: String, now_unix_s: u64)
         source: source.to_owned(),
         problem,
     };
-    if let Err(error) = store.put_state(&state) {
-        tracing::error!(%error, "state of the configuration not stored");
-    }
+    put_state(store, &state);
     Loaded { document, text, state }
 }
 
@@ -132,7 +148,9 @@ fn first_boot(store: &Store, before: State, volume: &Path, now_unix_s: u64) -> L
                 problem: String::new(),
             };
             tracing::info!("configuration taken from the volume PORTCULLIS");
-            if let Err(error) = store.put(&state, &text).and_then(|()| store.put_last_good(&text)) {
+            if let Err(error) =
+                store.put(&state, &text, "").and_then(|()| store.put_last_good(&text))
+            {
                 tracing::error!(%error, "configuration of the volume not stored");
             }
             Loaded { document, text, state }

@@ -130,7 +130,8 @@ impl Shared {
         };
         let loaded = Loaded { document, text: text.to_owned(), state };
         let stored = loaded.clone();
-        self.blocking(move |store| store.put(&stored.state, &stored.text)).await.map_err(
+        let before = before.text.clone();
+        self.blocking(move |store| store.put(&stored.state, &stored.text, &before)).await.map_err(
             |error| Error::Failed(format!("the document is not stored and not applied: {error}")),
         )?;
         let generation = loaded.state.generation;

@@ -6,7 +6,7 @@
 //! | `config.toml` | the document in force, as its author wrote it |
 //! | `last-good.toml` | the last document that no service refused |
 //! | `state.json` | [`State`]: generation and what the user should know |
-//! | `config.damaged-<n>.toml` | documents put aside because they cannot be used |
+//! | `config.damaged-<n>.toml` | documents that could not be used when another one was applied |
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -88,15 +88,27 @@ impl Store {
         })
     }
 
-    /// Stores a document in force.
+    /// Stores a document in force, in the place of `before`, which was in force until now. What else
+    /// is in its place could not be used, and is put aside for a person to look at.
     ///
     /// The state goes first: if the power fails in between, a generation number is skipped, and
     /// none ever names two documents.
     ///
     /// # Errors
     /// If writing fails; the previous document is still there then.
-    pub fn put(&self, state: &State, text: &str) -> Result<(), StorageError> {
+    pub fn put(&self, state: &State, text: &str, before: &str) -> Result<(), StorageError> {
         self.put_state(state)?;
+        let unusable = match self.read(CURRENT) {
+            Ok(None) => false,
+            Ok(Some(stored)) => stored != before,
+            Err(_) => true,
+        };
+        if unusable {
+            match self.put_aside(CURRENT) {
+                Ok(aside) => tracing::info!(aside, "{CURRENT} could not be used and is kept"),
+                Err(error) => tracing::warn!(%error, "{CURRENT} could not be used and is replaced"),
+            }
+        }
         self.replace(CURRENT, text.as_bytes())
     }
 
@@ -123,12 +135,12 @@ impl Store {
         }
     }
 
-    /// Renames a document that cannot be used to `config.damaged-<n>.toml`, and removes the
+    /// Renames a document to `config.damaged-<n>.toml`, and removes the
     /// oldest of these beyond a few. Returns the new name.
     ///
     /// # Errors
     /// If renaming fails.
-    pub fn put_aside(&self, name: &str) -> Result<String, StorageError> {
+    fn put_aside(&self, name: &str) -> Result<String, StorageError> {
         let mut numbers = self.numbers_aside()?;
         let number = numbers.last().map_or(1, |last| last.saturating_add(1));
         let aside = aside_name(number);
@@ -177,7 +189,11 @@ impl Store {
             fs::rename(&temporary, &path)?;
             self.sync()
         };
-        write().map_err(|source| StorageError { path: path.clone(), source })
+        write().map_err(|source| {
+            // On a full disk half a document is what is missing for the next one.
+            let _ = fs::remove_file(&temporary);
+            StorageError { path: path.clone(), source }
+        })
     }
 
     fn sync(&self) -> io::Result<()> {

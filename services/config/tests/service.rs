@@ -219,21 +219,23 @@ async fn a_damaged_document_gives_way_to_the_last_good_one() -> Result<()> {
     let (process, config) = lab.start().await?;
     let status = config.status().await?;
     assert_eq!((status.generation, status.source.as_str()), (2, "last-good"));
-    for words in ["config.toml cannot be used", "config.damaged-1.toml", "not UTF-8"] {
+    for words in ["config.toml cannot be used", "not UTF-8"] {
         assert!(status.problem.contains(words), "{status:?}");
     }
     assert!(config.document().await?.contains("max_flows = 2048"));
-    assert_eq!(fs::read(lab.file("config.damaged-1.toml"))?, b"[firewall]\nmax_fl\xff");
     process.kill()?;
 
     // The same at the next start: still said, not counted again.
     let (process, config) = lab.start().await?;
     assert_eq!(config.status().await?, status);
 
-    // A new document ends it.
+    // A new document ends it; the damaged one is kept.
     config.apply(OTHER_NETWORK.into()).await?;
     let status = config.status().await?;
     assert_eq!((status.source.as_str(), status.problem.as_str()), ("stored", ""));
+    assert_eq!(fs::read(lab.file("config.damaged-1.toml"))?, b"[firewall]\nmax_fl\xff");
+    config.apply(OTHER_NETWORK.into()).await?;
+    assert!(!lab.file("config.damaged-2.toml").exists(), "the one before could be used");
     process.kill()?;
 
     // One that is readable but not valid any more, and a last good one that is damaged, too.
@@ -250,7 +252,8 @@ async fn a_damaged_document_gives_way_to_the_last_good_one() -> Result<()> {
     // Damaged files are kept, but not without end.
     for round in 0..8 {
         fs::write(lab.file("config.toml"), format!("damaged {round}"))?;
-        let (process, _) = lab.start().await?;
+        let (process, config) = lab.start().await?;
+        config.apply(OTHER_NETWORK.into()).await?;
         process.kill()?;
     }
     let mut aside: Vec<String> = fs::read_dir(lab.file(""))?
@@ -259,8 +262,59 @@ async fn a_damaged_document_gives_way_to_the_last_good_one() -> Result<()> {
         .collect::<Result<_>>()?;
     aside.sort();
     assert_eq!(aside.len(), 5, "{aside:?}");
-    let newest = fs::read_to_string(lab.file("config.damaged-11.toml"))?;
+    let newest = fs::read_to_string(lab.file("config.damaged-9.toml"))?;
     assert_eq!(newest, "damaged 7");
+    Ok(())
+}
+
+/// The router tries a release that cannot read the document, and goes back to the one that can: a
+/// slot on trial must not take away what the other one needs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_document_of_another_release_is_in_force_again_with_that_release() -> Result<()> {
+    let lab = Lab::new()?;
+    let (process, config) = lab.start().await?;
+    config.apply(MORE_FLOWS.into()).await?;
+    process.kill()?;
+    let newer = format!("{MORE_FLOWS}field_of_a_newer_release = true\n");
+    for file in ["config.toml", "last-good.toml"] {
+        fs::write(lab.file(file), &newer)?;
+    }
+    let (process, config) = lab.start().await?;
+    let status = config.status().await?;
+    assert_eq!((status.generation, status.source.as_str()), (2, "defaults"));
+    assert!(status.problem.contains("field_of_a_newer_release"), "{status:?}");
+    process.kill()?;
+    for file in ["config.toml", "last-good.toml"] {
+        assert_eq!(fs::read_to_string(lab.file(file))?, newer, "{file} is as it was");
+    }
+
+    // What the other release would read in the same place.
+    fs::write(lab.file("config.toml"), MORE_FLOWS)?;
+    let (process, config) = lab.start().await?;
+    let status = config.status().await?;
+    assert_eq!((status.generation, status.source.as_str()), (3, "stored"));
+    assert_eq!(status.problem, "");
+    assert!(config.document().await?.contains("max_flows = 2048"));
+    process.kill()?;
+    let (_process, config) = lab.start().await?;
+    assert_eq!(config.status().await?, status, "nothing new");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_could_not_be_stored_leaves_nothing_behind() -> Result<()> {
+    let lab = Lab::new()?;
+    let (_process, config) = lab.start().await?;
+    config.apply(MORE_FLOWS.into()).await?;
+    // Cannot be renamed over, as on a disk that is full at the wrong moment.
+    fs::remove_file(lab.file("last-good.toml"))?;
+    fs::create_dir(lab.file("last-good.toml"))?;
+    assert!(config.apply(OTHER_NETWORK.into()).await?.accepted);
+    let left: Vec<_> = fs::read_dir(lab.file(""))?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .filter(|name: &Result<String>| name.as_ref().is_ok_and(|name| name.ends_with(".new")))
+        .collect::<Result<_>>()?;
+    assert_eq!(left, Vec::<String>::new());
     Ok(())
 }
 

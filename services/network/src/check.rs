@@ -96,6 +96,39 @@ mod tests {
         assert_eq!(checked(""), Ok(()));
     }
 
+    /// What the configuration service lets pass, this one takes: one that it refused would keep the
+    /// service from starting at every boot from then on.
+    #[test]
+    fn what_is_valid_passes() {
+        let mut valid = 0;
+        for metric in ["", ", metric = 0", ", metric = 1", ", metric = 4294967295"] {
+            for form in [
+                "ipv4 = { method = \"dhcp\" }",
+                "ipv4 = { method = \"static\", addresses = [\"192.0.2.1/24\"] }",
+                "ipv4 = { method = \"static\", addresses = [\"0.0.0.1/8\"] }",
+                "ipv4 = { method = \"static\", addresses = [\"224.0.0.1/8\"] }",
+                "ipv4 = { method = \"static\", addresses = [] }",
+                "ipv4 = { method = \"static\", addresses = [\"192.0.2.2/24\"], gateway = \"192.0.2.1\" }",
+                "ipv6 = { method = \"static\", addresses = [\"2001:db8::1/64\"] }",
+                "ipv6 = { method = \"static\", addresses = [\"ff02::1/64\"] }",
+                "ipv6 = { method = \"static\", addresses = [\"2001:db8::2/64\"], gateway = \"fe80::1\" }",
+            ] {
+                for more in ["", "mtu = 576", "mtu = 575", "mtu = 1280", "mtu = 9217"] {
+                    let form = form.replace(" }", &format!("{metric} }}"));
+                    let toml = format!(
+                        "[interfaces.a]\nzone = \"lan\"\nports = [\"eth0\"]\n{more}\n{form}"
+                    );
+                    let document = Document::parse(&toml).unwrap();
+                    if portcullis_model::validate::validate(&document).is_empty() {
+                        valid += 1;
+                        assert_eq!(check(&NetworkPart::of(&document)), Ok(()), "{toml}");
+                    }
+                }
+            }
+        }
+        assert!(valid > 20, "{valid}");
+    }
+
     #[test]
     fn messages_name_the_field() {
         let with = |rest: &str| format!("[interfaces.a]\nzone = \"lan\"\n{rest}");

@@ -17,6 +17,9 @@ use crate::{
     ports,
 };
 
+/// The least MTU of a link with IPv6 (RFC 8200 section 5): with less the kernel takes IPv6 off it.
+const SMALLEST_MTU6: u32 = 1280;
+
 /// The present that configuration is applied to.
 #[derive(Debug)]
 pub struct Present<'a> {
@@ -115,9 +118,17 @@ impl Target {
         let mtu_of = |device: &str| {
             let asked = interface.mtu.or(lease.and_then(|lease| lease.mtu)).map(u32::from);
             let most = link(device).map_or(0, |link| link.max_mtu);
+            let least = match interface.ipv6 {
+                Ipv6::Static { .. } => SMALLEST_MTU6,
+                Ipv6::None => 0,
+            };
             match asked {
-                // Told by the server, not by the user: what the NIC cannot do is not tried.
-                Some(mtu) if interface.mtu.is_none() && most > 0 => Some(mtu.min(most)),
+                // Told by the server, not by the user: what the NIC cannot do is not tried, nor does
+                // it cost the addresses that the user wrote.
+                Some(mtu) if interface.mtu.is_none() => {
+                    let mtu = mtu.max(least);
+                    Some(if most > 0 { mtu.min(most) } else { mtu })
+                }
                 Some(mtu) => Some(mtu),
                 None => present.original_mtus.get(device).copied(),
             }
@@ -174,6 +185,15 @@ impl Target {
                 continue;
             };
             for mut way in ways(interface, present.leases.get(name)) {
+                if matches!(interface.ipv4, Ipv4::Dhcp { .. })
+                    && let Some((owner, network)) = owner(part, present, name, way.destination)
+                {
+                    self.problems.push(format!(
+                        "{name}: the leased route to {} would lead {owner}'s network {network} away and is not used",
+                        way.destination
+                    ));
+                    continue;
+                }
                 // One route for each destination and metric: of equal uplinks the first by name
                 // is preferred.
                 while !taken.insert((way.destination, way.metric)) {
@@ -203,6 +223,23 @@ impl Target {
             }
         }
     }
+}
+
+/// The interface other than `name` that has all of `destination` on its own link. A route of a DHCP
+/// server (RFC 3442) must not lead that elsewhere: a longer prefix would win over the link's own.
+fn owner<'a>(
+    part: &'a NetworkPart,
+    present: &Present<'_>,
+    name: &Name,
+    destination: IpNet,
+) -> Option<(&'a Name, IpNet)> {
+    let others = part.interfaces.iter().filter(|(other, _)| *other != name);
+    others
+        .flat_map(|(other, interface)| {
+            let own = addresses(interface, present.leases.get(other));
+            own.into_iter().map(move |network| (other, network.trunc()))
+        })
+        .find(|(_, network)| network.contains(&destination))
 }
 
 fn addresses(interface: &Interface, lease: Option<&Grant>) -> Vec<IpNet> {

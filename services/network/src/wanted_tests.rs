@@ -160,3 +160,47 @@ fn the_servers_mtu_is_bounded_by_the_nic_and_the_users_rules() {
     assert_eq!(mtu(&toml("")), Some(9000));
     assert_eq!(mtu(&toml("mtu = 1492")), Some(1492));
 }
+
+#[test]
+fn the_servers_mtu_does_not_take_ipv6_off_the_link() {
+    let mtu_with = |ipv6: &str| {
+        let toml = format!(
+            "[interfaces.wan]\nzone = \"wan\"\nports = [\"eth0\"]\nipv4 = {{ method = \"dhcp\" }}\n{ipv6}"
+        );
+        let small = Grant { mtu: Some(576), ..lease("10.9.0.100/24", &[]) };
+        target_of(&toml, &[("wan", small)]).wanted.devices["eth0"].mtu
+    };
+    assert_eq!(mtu_with(""), Some(576));
+    let ipv6 = "ipv6 = { method = \"static\", addresses = [\"2001:db8::2/64\"] }";
+    assert_eq!(mtu_with(ipv6), Some(1280));
+}
+
+#[test]
+fn a_server_cannot_lead_other_networks_to_itself() {
+    let grant = lease(
+        "10.9.0.100/24",
+        &[
+            ("0.0.0.0/0", Some("10.9.0.1")),
+            ("10.9.0.128/25", Some("10.9.0.1")),
+            ("192.168.0.0/16", Some("10.9.0.1")),
+            ("192.168.77.0/24", Some("10.9.0.1")),
+            ("192.168.77.128/25", Some("10.9.0.1")),
+            ("192.168.77.20/32", None),
+        ],
+    );
+    let target = target_of("", &[("wan", grant)]);
+    // What is longer than the LAN's own prefix would win over it.
+    assert_eq!(
+        routes(&target),
+        [
+            "eth0 0.0.0.0/0 via 10.9.0.1 src 10.9.0.100 metric 100",
+            "eth0 10.9.0.128/25 via 10.9.0.1 src 10.9.0.100 metric 100",
+            "eth0 192.168.0.0/16 via 10.9.0.1 src 10.9.0.100 metric 100",
+        ]
+    );
+    assert_eq!(target.problems.len(), 3, "{:?}", target.problems);
+    assert_eq!(
+        target.problems[1],
+        "wan: the leased route to 192.168.77.128/25 would lead lan's network 192.168.77.0/24 away and is not used"
+    );
+}
