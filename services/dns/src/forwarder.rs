@@ -254,6 +254,12 @@ impl Forwarder {
         request.encode(&reply)
     }
 
+    /// The old answer to a request that has waited for a new one long enough, if there is one.
+    pub fn old_reply(&mut self, request: &Request, now: Instant) -> Option<Vec<u8>> {
+        let reply = self.cache.get_stale(&Key::of(&request.question), now)?;
+        Some(request.encode(&reply))
+    }
+
     /// An old answer if there is one, else SERVFAIL.
     fn failed(&mut self, key: &Key, now: Instant, why: Option<ExtendedError>) -> Reply {
         self.cache.get_stale(key, now).unwrap_or_else(|| {

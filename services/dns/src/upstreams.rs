@@ -18,6 +18,9 @@ use portcullis_model::UpstreamAddress;
 /// A query that has waited so long is failed, and the client told (stub resolvers wait 5 s).
 pub const DEADLINE: Duration = Duration::from_millis(4500);
 
+/// A client for which there is an old answer does not wait longer for a new one (RFC 8767 section 5).
+pub const STALE_AFTER: Duration = Duration::from_millis(1800);
+
 /// How long to wait for an unmeasured server before the next one is asked too.
 const FIRST_PATIENCE: Duration = Duration::from_millis(600);
 

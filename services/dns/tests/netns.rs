@@ -371,3 +371,38 @@ fn under_load_nothing_is_lost_or_asked_twice_and_memory_stays_small() -> Result<
     assert!(idle < 10 * 1024 && loaded < 16 * 1024, "{idle} KiB, {loaded} KiB");
     Ok(())
 }
+
+/// Replies to one client, as many as it may ask for at a time, none of which it takes.
+#[test]
+fn clients_that_do_not_read_cost_little_memory() -> Result<()> {
+    let mut part = part();
+    // A name with so many addresses that a reply has 45 KiB.
+    let addresses = (0..2000_u32).map(|n| Ok(format!("10.50.{}.{}/16", n / 200, n % 200).parse()?));
+    part.networks.insert("lab".parse()?, addresses.collect::<Result<_>>()?);
+    let lab = Lab::start(&part, Vec::new())?;
+    let begin = lab.private_kib()?;
+    // One reply costs what it costs to make.
+    assert_eq!(lab.dig("+tcp portcullis.lan A")?.records().len(), 2001);
+    let made = lab.private_kib()?;
+    let query = b"\0\x20\0\x01\x01\0\0\x01\0\0\0\0\0\0\x0aportcullis\x03lan\0\0\x01\0\x01";
+    let most = lab.client.enter(|| {
+        let mut streams = Vec::new();
+        for _ in 0..8 {
+            let mut stream = TcpStream::connect((ROUTER, 53))?;
+            stream.write_all(&query.repeat(60))?;
+            streams.push(stream);
+        }
+        let mut most = 0;
+        let end = Instant::now() + Duration::from_secs(8);
+        while Instant::now() < end {
+            most = most.max(lab.private_kib()?);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(most)
+    })?;
+    eprintln!("private memory: {begin} KiB, {made} KiB after one reply, {most} KiB at most");
+    assert!(most < made + 4 * 1024, "{begin} KiB, {made} KiB, {most} KiB");
+    // Nobody else is the worse for it.
+    assert_eq!(lab.dig("+tcp nas.lan A")?.data(), ["192.168.77.10"]);
+    Ok(())
+}

@@ -1,7 +1,7 @@
 //! A new configuration with clients on the network.
 
 use dhcproto::v4::MessageType;
-use portcullis_dhcp::core::{Action, LeaseState};
+use portcullis_dhcp::core::{Action, LeaseState, Server};
 use serde_json::json;
 
 use crate::lab::*;
@@ -54,4 +54,30 @@ fn the_same_part_again_changes_nothing() {
     // The open offer is still good.
     let ack = lab.say(&select(mac(2), ip(101))).expect("ack");
     assert_eq!(ack.kind(), MessageType::Ack);
+}
+
+/// As after an update that came with a new configuration: the disk must not keep what nobody knows.
+#[test]
+fn what_a_start_finds_out_of_date_is_mended_on_disk() {
+    let mut lab = Lab::new(part(json!({})));
+    let named = lab.lease(&discover(mac(1)).name("hp"));
+    let mut stray = lab.record(named).expect("a lease");
+    stray.address = [10, 77, 0, 5].into();
+    stray.state = LeaseState::Released;
+    let reserved = part(json!({
+        "reservations": [{
+            "mac": "02:00:00:00:00:01", "address": "192.168.77.100", "hostname": "printer",
+        }],
+    }));
+    let mut records = lab.server.records(lab.now);
+    records.push(stray.clone());
+    let mut server = Server::new(&reserved, records, lab.now);
+    let actions = server.tick(lab.now);
+    assert!(actions.contains(&Action::Forget(stray.address)), "{actions:?}");
+    let renamed = actions.iter().any(|action| match action {
+        Action::Save(lease) => lease.hostname.as_ref().is_some_and(|name| name.as_str() == "printer"),
+        _ => false,
+    });
+    assert!(renamed, "{actions:?}");
+    assert!(server.tick(lab.now).is_empty());
 }

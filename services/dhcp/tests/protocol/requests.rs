@@ -220,3 +220,22 @@ fn nobody_speaks_for_another_network_by_a_made_up_relay_agent() {
     assert_eq!(lab.record(ip(100)), before);
     assert_eq!(lab.record(ip(108)), None);
 }
+
+/// A relay agent sends to our address what clients broadcast.
+#[test]
+fn an_unknown_client_behind_a_relay_agent_may_be_another_servers() {
+    let mut lab = prepared();
+    let rebinding = request(mac(7)).ciaddr(ip(105)).giaddr(ip(2));
+    assert_eq!(outcome(&lab.say_as(&rebinding, false)), Silence);
+    let known = request(mac(1)).ciaddr(ip(100)).giaddr(ip(2));
+    assert_eq!(outcome(&lab.say_as(&known, false)), Ack);
+}
+
+/// Some put their former address beside the one that they select.
+#[test]
+fn what_a_client_selects_counts_whatever_it_had() {
+    let mut lab = prepared();
+    let selecting = select(mac(3), ip(102)).ciaddr(ip(105));
+    let heard = lab.say(&selecting).expect("an answer");
+    assert_eq!((heard.kind(), heard.address()), (MessageType::Ack, ip(102)));
+}

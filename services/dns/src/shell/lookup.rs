@@ -58,7 +58,10 @@ impl Shared {
                         lookups.remove(&key);
                         Arc::new(outcome)
                     };
-                    lookup.boxed().shared()
+                    let lookup = lookup.boxed().shared();
+                    // It comes to its end also if nobody waits any more.
+                    tokio::spawn(lookup.clone());
+                    lookup
                 })
                 .clone()
         };

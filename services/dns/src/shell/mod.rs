@@ -21,6 +21,7 @@ use crate::{
     forwarder::{Forwarder, Step},
     limits::{Limit, Place},
     request::{Request, Transport},
+    upstreams::STALE_AFTER,
 };
 use lookup::Lookups;
 
@@ -114,7 +115,19 @@ impl Shared {
 
     /// The reply to a request that needs an upstream.
     async fn answer(self: &Arc<Self>, request: &Request) -> Vec<u8> {
-        let outcome = self.lookup(&request.question).await;
+        let lookup = self.lookup(&request.question);
+        tokio::pin!(lookup);
+        let outcome = match tokio::time::timeout(STALE_AFTER, &mut lookup).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let old = self.forwarder().old_reply(request, Instant::now());
+                match old {
+                    // The lookup goes on for those who ask next.
+                    Some(reply) => return reply,
+                    None => lookup.await,
+                }
+            }
+        };
         self.forwarder().finish(request, &outcome, Instant::now())
     }
 }

@@ -1,5 +1,5 @@
 //! Connections (RFC 7766): several queries at a time, answered as they get ready; idle ones are
-//! closed.
+//! closed, and those that take no replies.
 
 use std::{
     convert::Infallible,
@@ -16,7 +16,7 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::timeout,
 };
 
@@ -34,6 +34,13 @@ const PIPELINED: usize = 16;
 
 /// A connection without a query for so long is closed (RFC 7766 section 6.2.3 wants seconds).
 const IDLE: Duration = Duration::from_secs(10);
+
+/// Bytes that a waiting reply costs besides its own.
+const OVERHEAD: usize = 256;
+
+/// Bytes of replies that wait for their client, two of the longest: who leaves more lying is closed,
+/// since all connections together must not take the memory of the service.
+const UNSENT: usize = 2 * (65_535 + OVERHEAD);
 
 /// A client must take a reply within this time.
 const SEND_LIMIT: Duration = Duration::from_secs(5);
@@ -86,7 +93,7 @@ pub(super) async fn serve(shared: Arc<Shared>, listener: TcpListener) -> Infalli
 async fn connection(shared: Arc<Shared>, stream: TcpStream, client: IpAddr) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (mut reader, writer) = stream.into_split();
-    let (replies, to_send) = mpsc::channel(PIPELINED);
+    let (outbox, to_send) = Outbox::new();
     let sender = tokio::spawn(send_all(writer, to_send));
     let free = Arc::new(Semaphore::new(PIPELINED));
     // Ends with the client's end, an idle time, or a sender that gave up.
@@ -95,23 +102,52 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, client: IpAddr) -> i
         match shared.receive(&query, client, Transport::Tcp) {
             Next::Drop => break,
             Next::Send(reply) => {
-                if replies.send(reply).await.is_err() {
+                if !outbox.put(reply) {
                     break;
                 }
             }
             Next::Wait(request, place) => {
-                let (shared, replies) = (shared.clone(), replies.clone());
+                let (shared, outbox) = (shared.clone(), outbox.clone());
                 tokio::spawn(async move {
                     let (_place, _permit) = (place, permit);
-                    let reply = shared.answer(&request).await;
-                    // An error means that the client is gone.
-                    let _ = replies.send(reply).await;
+                    outbox.put(shared.answer(&request).await);
                 });
             }
         }
     }
-    drop(replies);
+    drop(outbox);
     sender.await.unwrap_or(Ok(()))
+}
+
+/// A reply, and its place among those that wait.
+type Unsent = (Vec<u8>, OwnedSemaphorePermit);
+
+/// Where the replies of a connection wait for their client.
+#[derive(Clone)]
+struct Outbox {
+    /// Bounded by `room`.
+    replies: mpsc::UnboundedSender<Unsent>,
+    room: Arc<Semaphore>,
+}
+
+impl Outbox {
+    fn new() -> (Self, mpsc::UnboundedReceiver<Unsent>) {
+        let (replies, to_send) = mpsc::unbounded_channel();
+        (Self { replies, room: Arc::new(Semaphore::new(UNSENT)) }, to_send)
+    }
+
+    /// Takes a reply; from the first one that finds no room on none, so that the connection ends
+    /// rather than leaves a query without its reply.
+    fn put(&self, reply: Vec<u8>) -> bool {
+        let cost = u32::try_from(reply.len() + OVERHEAD).unwrap_or(u32::MAX);
+        match self.room.clone().try_acquire_many_owned(cost) {
+            Ok(place) => self.replies.send((reply, place)).is_ok(),
+            Err(_) => {
+                self.room.close();
+                false
+            }
+        }
+    }
 }
 
 /// One message behind its length (RFC 1035 section 4.2.2).
@@ -124,9 +160,9 @@ async fn read_message(reader: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
 
 async fn send_all(
     mut writer: OwnedWriteHalf,
-    mut replies: mpsc::Receiver<Vec<u8>>,
+    mut replies: mpsc::UnboundedReceiver<Unsent>,
 ) -> io::Result<()> {
-    while let Some(reply) = replies.recv().await {
+    while let Some((reply, _place)) = replies.recv().await {
         let Ok(length) = u16::try_from(reply.len()) else { continue };
         // In one piece, so that the length does not travel in a segment of its own.
         let framed = [&length.to_be_bytes(), reply.as_slice()].concat();

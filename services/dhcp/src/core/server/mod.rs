@@ -62,6 +62,8 @@ pub struct Server {
     exhausted: HashMap<Name, i64>,
     clock_offset_ms: i64,
     counters: Counters,
+    /// What was found to do at the start, for the first [`Server::tick`].
+    overdue: Vec<Action>,
 }
 
 impl Server {
@@ -80,8 +82,9 @@ impl Server {
             exhausted: HashMap::new(),
             clock_offset_ms: now.offset_ms(),
             counters: Counters::default(),
+            overdue: Vec::new(),
         };
-        server.configure(part, now);
+        server.overdue = server.configure(part, now);
         server
     }
 
@@ -221,7 +224,7 @@ impl Server {
 
     /// Lets time pass: probes, offers and leases end.
     pub fn tick(&mut self, now: Now) -> Vec<Action> {
-        let mut out = Vec::new();
+        let mut out = std::mem::take(&mut self.overdue);
         self.watch_clock(now, &mut out);
         while let Some(offer) = self.offers.take_ended(now.up_ms) {
             match offer.stage {

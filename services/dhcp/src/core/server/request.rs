@@ -42,15 +42,22 @@ impl Server {
             out.push(ignored("DHCPREQUEST for another server"));
             return;
         }
-        let has_address = !request.ciaddr.is_unspecified();
-        let address = if has_address { Some(request.ciaddr) } else { request.requested };
+        let held = Some(request.ciaddr).filter(|ciaddr| !ciaddr.is_unspecified());
+        let address = match request.server {
+            Some(_) => request.requested.or(held),
+            None => held.or(request.requested),
+        };
         let Some(address) = address else {
             out.push(ignored("DHCPREQUEST without an address"));
             return;
         };
         let verdict = match request.server {
             Some(_) => self.selecting(scope, request, address),
-            None if has_address => self.renewing(scope, request, address, arrival.broadcast),
+            None if held.is_some() => {
+                // A relay agent sends to us what the client broadcast; renewals go past it.
+                let rebinding = arrival.broadcast || request.relayed();
+                self.renewing(scope, request, address, rebinding)
+            }
             None => self.init_reboot(scope, request, address),
         };
         match verdict {

@@ -2,12 +2,20 @@
 
 use std::sync::Arc;
 
-use hickory_proto::rr::Name;
+use hickory_proto::{
+    op::ResponseCode,
+    rr::{Name, RData, Record, rdata::A},
+};
 use portcullis_model::UpstreamAddress;
 use tokio::net::UdpSocket;
 
 use super::*;
-use crate::{forwarder::Forwarder, shell::ATTEMPTS, zone::tests::part};
+use crate::{
+    forwarder::Forwarder,
+    request::{Request, Transport},
+    shell::ATTEMPTS,
+    zone::tests::part,
+};
 
 fn shared(server: SocketAddr) -> Arc<Shared> {
     let mut part = part();
@@ -38,6 +46,40 @@ async fn an_attempt_that_finds_no_place_ends_with_its_query() {
     };
     assert!(tokio::time::timeout(Duration::from_secs(10), ended).await.is_ok());
     assert!(shared.forwarder().status().upstreams[0].healthy, "it was not asked");
+}
+
+/// RFC 8767 section 5: the client is not to wait until it gives up itself.
+#[tokio::test]
+async fn an_old_answer_does_not_wait_for_the_last_attempt() {
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let shared = shared(silent.local_addr().unwrap());
+    let question = question();
+    let data = RData::A(A::new(192, 0, 2, 1));
+    let answer = Reply {
+        answers: vec![Record::from_rdata(question.name.clone(), 1, data)],
+        ..Reply::error(ResponseCode::NoError, None)
+    };
+    {
+        let mut forwarder = shared.forwarder();
+        let (generation, outcome) = (forwarder.generation(), Outcome::Answered(answer));
+        forwarder.keep(&question, &outcome, generation, Instant::now());
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let request = Request {
+        id: 1,
+        recursion_desired: true,
+        question: question.clone(),
+        edns: None,
+        transport: Transport::Udp,
+    };
+    tokio::select! {
+        reply = shared.answer(&request) => {
+            assert_eq!(Message::from_vec(&reply).unwrap().answers.len(), 1);
+        }
+        outcome = shared.lookup(&question) => panic!("before the reply: {outcome:?}"),
+    }
+    // The lookup goes on, and its end is known.
+    assert_eq!(*shared.lookup(&question).await, Outcome::Failed(None));
 }
 
 #[tokio::test]
