@@ -17,8 +17,12 @@ use portcullis_bus::{
     peer::{PeerError, call},
 };
 use serde::Serialize;
+use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
 
-use crate::args::{Cli, Command};
+use crate::{
+    args::{Cli, Command},
+    text::Harmless,
+};
 
 /// How long a call that only reads may take, with connecting.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -157,7 +161,20 @@ fn done(json: bool, out: &mut dyn Write, text: &str) -> Result<(), Failure> {
 }
 
 fn print_json<T: Serialize + ?Sized>(out: &mut dyn Write, value: &T) -> Result<(), Failure> {
-    serde_json::to_writer_pretty(&mut *out, value)
-        .map_err(|error| Failure::Output(error.into()))?;
+    json(out, value, PrettyFormatter::new())
+}
+
+/// JSON in one line, for what goes on and on.
+fn print_json_line<T: Serialize + ?Sized>(out: &mut dyn Write, value: &T) -> Result<(), Failure> {
+    json(out, value, CompactFormatter)
+}
+
+fn json<T: Serialize + ?Sized>(
+    mut out: &mut dyn Write,
+    value: &T,
+    form: impl Formatter,
+) -> Result<(), Failure> {
+    let mut writer = serde_json::Serializer::with_formatter(&mut out, Harmless(form));
+    value.serialize(&mut writer).map_err(|error| Failure::Output(error.into()))?;
     Ok(writeln!(out)?)
 }

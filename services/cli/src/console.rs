@@ -27,6 +27,7 @@ use crate::{
     banner::Banner,
     commands::{self, Failure},
     read_document,
+    text::clean,
 };
 
 /// Name on the bus.
@@ -258,7 +259,7 @@ async fn run_words(
         },
         Some(file) => match read_document(file) {
             Ok(document) => Some(document),
-            Err(failure) => return Ok(writeln!(out, "{failure}")?),
+            Err(failure) => return Ok(writeln!(out, "{}", clean(&failure.to_string()))?),
         },
     };
     let endless = cli.command.is_endless();
@@ -270,7 +271,7 @@ async fn run_words(
         Ok(()) => Ok(()),
         // The terminal itself is gone.
         Err(Failure::Output(error)) => Err(Failure::Output(error)),
-        Err(failure) => Ok(writeln!(out, "{failure}")?),
+        Err(failure) => Ok(writeln!(out, "{}", clean(&failure.to_string()))?),
     }
 }
 

@@ -69,7 +69,7 @@ fn report(failure: &Failure) -> ExitCode {
     if matches!(failure, Failure::Output(error) if error.kind() == ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
-    let _ = writeln!(std::io::stderr(), "pctl: {failure}");
+    let _ = writeln!(std::io::stderr(), "pctl: {}", text::clean(&failure.to_string()));
     ExitCode::from(failure.exit_code())
 }
 

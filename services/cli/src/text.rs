@@ -51,18 +51,75 @@ impl Table {
     }
 }
 
-/// Shows control characters instead of sending them to the terminal: a client's host name must
-/// not move the cursor.
+/// Shows characters that control the terminal instead of sending them to it: a client's host name
+/// must not move the cursor, nor turn the rest of the line around.
 pub fn clean(text: &str) -> String {
     let mut cleaned = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() {
+        if controls(c) {
             cleaned.extend(c.escape_default());
         } else {
             cleaned.push(c);
         }
     }
     cleaned
+}
+
+/// Whether it does something instead of being shown: control characters of both sets, line and
+/// paragraph separators, and what changes the direction of writing (Unicode UAX #9 section 2).
+fn controls(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+}
+
+/// JSON in which such characters stand as `\uXXXX`: the same to a program, and harmless on a
+/// terminal. `serde_json` itself escapes only those below U+0020.
+#[derive(Clone, Debug, Default)]
+pub struct Harmless<F>(pub F);
+
+macro_rules! as_inner {
+    ($($method:ident($($arg:ident: $ty:ty),*);)*) => { $(
+        fn $method<W: std::io::Write + ?Sized>(
+            &mut self,
+            writer: &mut W,
+            $($arg: $ty),*
+        ) -> std::io::Result<()> {
+            self.0.$method(writer, $($arg),*)
+        }
+    )* };
+}
+
+impl<F: serde_json::ser::Formatter> serde_json::ser::Formatter for Harmless<F> {
+    as_inner! {
+        begin_array();
+        end_array();
+        begin_array_value(first: bool);
+        end_array_value();
+        begin_object();
+        end_object();
+        begin_object_key(first: bool);
+        end_object_key();
+        begin_object_value();
+        end_object_value();
+    }
+
+    fn write_string_fragment<W: std::io::Write + ?Sized>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> std::io::Result<()> {
+        let mut rest = fragment;
+        while let Some((at, c)) = rest.char_indices().find(|(_, c)| controls(*c)) {
+            let (before, after) = rest.split_at(at);
+            // All of them are below U+10000.
+            write!(writer, "{before}\\u{:04x}", u32::from(c))?;
+            rest = after.get(c.len_utf8()..).unwrap_or_default();
+        }
+        writer.write_all(rest.as_bytes())
+    }
 }
 
 /// A size in bytes with a binary unit: `1.5 MiB`.

@@ -175,6 +175,34 @@ async fn log_filters_and_does_not_obey_escape_sequences() -> Result<()> {
     Ok(())
 }
 
+/// Also those of the second set (U+009B begins a sequence as ESC [ does), inside of lists, and what
+/// turns the direction of writing around; and in JSON, which a terminal shows as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_from_outside_controls_the_terminal() -> Result<()> {
+    let lab = Lab::new()?;
+    let hostile = "a\u{202e}b\u{9b}31mc\u{2028}d\u{7f}";
+    lab.init.journal.lock().unwrap().push(JournalRecord {
+        cursor: 5,
+        unix_ms: 1000,
+        service: "dhcp".into(),
+        level: "info".into(),
+        message: hostile.into(),
+        fields: serde_json::json!({ "list": [hostile], hostile: 1 }).to_string(),
+    });
+    let escaped = "a\\u{202e}b\\u{9b}31mc\\u{2028}d\\u{7f}";
+    let text = lab.text(&["log", "-n", "1"]).await?;
+    let controls = |text: &str| {
+        text.chars().any(|c| c != '\n' && c.is_control() || matches!(c, '\u{2028}'..='\u{202e}'))
+    };
+    assert!(!controls(&text), "{text:?}");
+    assert!(text.contains(&format!("dhcp: {escaped} {escaped}=1 list=[\"{escaped}\"]")), "{text}");
+    let json = lab.text(&["log", "-n", "1", "--json"]).await?;
+    assert!(!controls(&json), "{json:?}");
+    let record: serde_json::Value = serde_json::from_str(&json)?;
+    assert_eq!(record["message"], hostile, "the same to a program");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn log_follows() -> Result<()> {
     let lab = Lab::new()?;

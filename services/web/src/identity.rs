@@ -80,6 +80,8 @@ pub enum Renewal {
     NamesChanged,
     /// Its end is near or past.
     Ending,
+    /// It is not valid yet: it was made while the clock was ahead.
+    NotYetValid,
 }
 
 /// Whether a certificate for other names, or at this time, is needed.
@@ -88,6 +90,10 @@ pub fn decide(certificate: &Certificate, names: &[String], now_unix_s: u64) -> O
         Some(Renewal::NamesChanged)
     } else if now_unix_s.saturating_add(RENEW_BEFORE_S) >= certificate.not_after_unix_s {
         Some(Renewal::Ending)
+    } else if certificate.not_after_unix_s
+        > now_unix_s.saturating_add(VALIDITY_DAYS * 86_400 + BACKDATED_S)
+    {
+        Some(Renewal::NotYetValid)
     } else {
         None
     }

@@ -129,6 +129,14 @@ fn certificates_are_renewed_in_time() {
     assert_eq!(decide(&names, 200), Some(Renewal::Ending));
     assert_eq!(decide(&["other.lan".to_owned()], 0), Some(Renewal::NamesChanged));
     assert_eq!(identity::decide(&certificate, &names, u64::MAX), Some(Renewal::Ending));
+
+    // The clock was years ahead when the router made it, as without a battery, and is right now.
+    let made =
+        |day: u64| Certificate { not_after_unix_s: (day + 820) * 86_400, ..certificate.clone() };
+    assert_eq!(identity::decide(&made(0), &names, 0), None);
+    assert_eq!(identity::decide(&made(101), &names, 100 * 86_400), None, "backdated by a day");
+    assert_eq!(identity::decide(&made(102), &names, 100 * 86_400), Some(Renewal::NotYetValid));
+    assert_eq!(identity::decide(&made(9999), &names, 100 * 86_400), Some(Renewal::NotYetValid));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use portcullis_bus::{
 };
 use tokio::{io::AsyncReadExt, net::UnixStream};
 
-use super::{Failure, READ_TIMEOUT, firewall, packet_line, print_json};
+use super::{Failure, READ_TIMEOUT, firewall, packet_line, print_json, print_json_line};
 use crate::args::{Capture, Source};
 
 /// Bytes read at once.
@@ -94,9 +94,7 @@ impl Sink<'_> {
             }
             (Target::Output, _) => Ok(self.out.write_all(bytes)?),
             (Target::Lines, Whole::Packet(packet)) if self.json => {
-                serde_json::to_writer(&mut *self.out, packet)
-                    .map_err(|error| Failure::Output(error.into()))?;
-                Ok(writeln!(self.out)?)
+                print_json_line(self.out, packet)
             }
             (Target::Lines, Whole::Packet(packet)) => {
                 Ok(writeln!(self.out, "{}", packet_line::text(packet))?)

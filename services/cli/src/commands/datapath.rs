@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io::Write, time::Duration};
 use portcullis_bus::firewall::{Attachment, Counter, DatapathStatus, DropCount};
 use serde::Serialize;
 
-use super::{Failure, READ_TIMEOUT, firewall, print_json};
+use super::{Failure, READ_TIMEOUT, firewall, print_json, print_json_line};
 use crate::text::{Table, bytes, clean, or_dash};
 
 /// Time between two looks of `drops --watch`.
@@ -129,9 +129,7 @@ pub(super) async fn watch_drops(json: bool, out: &mut dyn Write) -> Result<(), F
         if let Some(before) = &before {
             let news = increase(before, &now);
             if json && !news.is_empty() {
-                serde_json::to_writer(&mut *out, &news)
-                    .map_err(|error| Failure::Output(error.into()))?;
-                writeln!(out)?;
+                print_json_line(out, &news)?;
             } else if !news.is_empty() {
                 writeln!(out, "{}", table(&news))?;
             }

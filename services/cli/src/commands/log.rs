@@ -11,7 +11,7 @@ use portcullis_bus::{
 };
 use tokio::sync::watch;
 
-use super::{Failure, READ_TIMEOUT};
+use super::{Failure, READ_TIMEOUT, print_json_line};
 use crate::{
     args::Level,
     text::{clean, time_ms},
@@ -76,9 +76,7 @@ pub(super) async fn run(
 fn print(page: &JournalPage, json: bool, out: &mut dyn Write) -> Result<(), Failure> {
     for record in &page.records {
         if json {
-            serde_json::to_writer(&mut *out, record)
-                .map_err(|error| Failure::Output(error.into()))?;
-            writeln!(out)?;
+            print_json_line(out, record)?;
         } else {
             writeln!(out, "{}", line(record))?;
         }
@@ -99,7 +97,7 @@ fn line(record: &JournalRecord) -> String {
         for (name, value) in &fields {
             let value = match value {
                 serde_json::Value::String(text) => clean(text),
-                other => other.to_string(),
+                other => clean(&other.to_string()),
             };
             line.push_str(&format!(" {}={value}", clean(name)));
         }
