@@ -124,9 +124,10 @@ impl Compiler<'_> {
             .args(["--target", target, "--profile", self.profile(program)])
             .current_dir(self.checkout);
         command.arg("--config").arg(self.rust_flags(program)?);
-        // Flags of the person who builds would replace ours.
-        for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
-            command.env_remove(variable);
+        for (name, _) in env::vars_os() {
+            if name.to_str().is_some_and(changes_programs) {
+                command.env_remove(name);
+            }
         }
         command.env("SOURCE_DATE_EPOCH", "0");
         self.map_paths_in_c(&mut command)?;
@@ -217,13 +218,8 @@ impl Compiler<'_> {
         let mut command = RUSTC.command(["--print", "sysroot"]);
         command.current_dir(self.checkout);
         let sysroot = RUSTC.text(command)?;
-        let cargo_home = env::var_os("CARGO_HOME")
-            .or_else(|| {
-                env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo").into_os_string())
-            })
-            .context("neither CARGO_HOME nor HOME is set")?;
         let pairs = [
-            (cargo_home, "/cargo"),
+            (sources::cargo_home()?.into_os_string(), "/cargo"),
             (OsString::from(sysroot.trim()), "/rust"),
             (self.checkout.as_os_str().to_owned(), "/portcullis"),
             (self.metadata.target_directory.as_os_str().to_owned(), "/portcullis/target"),
@@ -239,6 +235,29 @@ impl Compiler<'_> {
     }
 }
 
+/// Whether an environment variable of the person who builds would change the program: the key of its cache entry knows
+/// nothing of it, and flags would replace ours.
+fn changes_programs(name: &str) -> bool {
+    let of_cargo = [
+        "RUSTC",
+        "RUSTC_BOOTSTRAP",
+        "RUSTFLAGS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "CARGO_BUILD_RUSTC",
+        "CARGO_BUILD_RUSTFLAGS",
+        "CARGO_BUILD_TARGET",
+    ]
+    .contains(&name);
+    // Of one target, as in CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER; CARGO_TARGET_DIR is only a place.
+    let of_target = name.starts_with("CARGO_TARGET_") && !name.ends_with("_DIR");
+    // Those of the crate `cc`: CFLAGS, TARGET_CFLAGS, CFLAGS_x86_64_unknown_linux_gnu, ...
+    let plain = name.strip_prefix("TARGET_").or(name.strip_prefix("HOST_")).unwrap_or(name);
+    let of_c = ["CC", "CXX", "AR", "RANLIB", "CFLAGS", "CXXFLAGS", "ARFLAGS"].iter().any(|tool| {
+        plain.strip_prefix(tool).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+    });
+    of_cargo || of_target || of_c || name.starts_with("CARGO_PROFILE_")
+}
+
 /// The compiler flags that are the same on every machine.
 fn fixed_flags(program: Program) -> &'static [&'static str] {
     match program {
@@ -250,5 +269,36 @@ fn fixed_flags(program: Program) -> &'static [&'static str] {
             "--cfg=getrandom_backend=\"linux_getrandom\"",
         ],
         Program::BootManager => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::changes_programs;
+
+    #[test]
+    fn nothing_in_the_environment_changes_a_program() {
+        for name in [
+            "RUSTFLAGS",
+            "RUSTC_BOOTSTRAP",
+            "CARGO_PROFILE_RELEASE_LTO",
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+            "CC",
+            "TARGET_CFLAGS",
+            "CFLAGS_x86_64-unknown-linux-gnu",
+        ] {
+            assert!(changes_programs(name), "{name}");
+        }
+        for name in [
+            "PATH",
+            "HOME",
+            "CARGO_HOME",
+            "CARGO_TARGET_DIR",
+            "CARGO_NET_OFFLINE",
+            "CCACHE_DIR",
+            "ARCH",
+        ] {
+            assert!(!changes_programs(name), "{name}");
+        }
     }
 }

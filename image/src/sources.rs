@@ -7,11 +7,12 @@ use crate::tool::{CARGO, CC, RUSTC, Tool};
 use anyhow::{Context, Result};
 use cargo_metadata::{Metadata, Package, PackageId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::env;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Files at the top of the checkout that every build depends on.
-const COMMON: [&str; 4] = ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo/config.toml"];
+const COMMON: [&str; 3] = ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml"];
 /// The datapath is compiled by a build script, so Cargo's graph does not show that the firewall depends on it.
 const EMBEDDED: &str = "ebpf";
 
@@ -126,6 +127,7 @@ pub fn digest(
         parts.push(name.as_bytes().to_vec());
         parts.push(fs::read(checkout.join(name)).unwrap_or_default());
     }
+    parts.extend(cargo_settings(checkout, &cargo_home()?));
     let mut folders: BTreeSet<_> = closure(metadata, package, Follow::Built)?
         .into_iter()
         .filter(|package| package.source.is_none())
@@ -137,6 +139,28 @@ pub fn digest(
         add_folder(checkout, folder, &mut parts)?;
     }
     Ok(Digest::of_parts(parts.iter().map(Vec::as_slice)))
+}
+
+/// The folder of Cargo's own files of this user.
+///
+/// # Errors
+/// When nothing says where it is.
+pub fn cargo_home() -> Result<PathBuf> {
+    env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
+        .context("neither CARGO_HOME nor HOME is set")
+}
+
+/// What Cargo's configuration files say, those above the checkout and the user's own included: they may change profiles,
+/// the linker and flags.
+fn cargo_settings(checkout: &Path, home: &Path) -> Vec<Vec<u8>> {
+    let above = checkout.ancestors().map(|folder| folder.join(".cargo"));
+    // The user's own are above a checkout in the home folder, and count once.
+    let folders: BTreeSet<PathBuf> = above.chain([home.to_owned()]).collect();
+    let files =
+        folders.iter().flat_map(|folder| ["config", "config.toml"].map(|name| folder.join(name)));
+    files.filter_map(|file| fs::read(file).ok()).collect()
 }
 
 /// A tool that only some builds need: the build itself complains when it is missing.
@@ -169,9 +193,30 @@ fn add_folder(checkout: &Path, folder: &Path, parts: &mut Vec<Vec<u8>>) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use super::{Follow, closure, metadata};
+    use super::{Follow, cargo_settings, closure, metadata};
     use crate::architecture::X86_64;
+    use std::fs;
     use std::path::Path;
+
+    #[test]
+    fn settings_of_cargo_above_the_checkout_and_of_the_user_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = folder.path().join("home/.cargo");
+        let checkout = folder.path().join("home/work/checkout");
+        let settings = || cargo_settings(&checkout, &home);
+        let before = settings();
+        for (place, text) in [
+            (checkout.join(".cargo"), "[profile.release]\nlto = false"),
+            (folder.path().join("home/work/.cargo"), "[build]\nrustflags = ['-g']"),
+            (home.clone(), "[target.x86_64-unknown-linux-gnu]\nlinker = 'other'"),
+        ] {
+            let known = settings();
+            fs::create_dir_all(&place).unwrap();
+            fs::write(place.join("config.toml"), text).unwrap();
+            assert!(settings().len() == known.len() + 1 && settings() != known, "{place:?}");
+        }
+        assert_eq!(settings().len(), before.len() + 3);
+    }
 
     #[test]
     fn the_closure_holds_what_is_linked_and_nothing_of_the_tests() {

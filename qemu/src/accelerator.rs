@@ -76,8 +76,8 @@ fn kvm_starts_a_guest() -> bool {
         .stderr(Stdio::null())
         .spawn();
     let Ok(mut child) = spawned else { return false };
-    let running = || -> Result<bool> {
-        let mut qmp = Qmp::connect(&socket)?;
+    let mut running = || -> Result<bool> {
+        let mut qmp = Qmp::connect(&socket, &mut child)?;
         std::thread::sleep(Duration::from_secs(1));
         let status = qmp.command("query-status", serde_json::json!({}))?;
         Ok(status.get("status").and_then(serde_json::Value::as_str) == Some("running"))

@@ -16,7 +16,10 @@ pub fn prepare(variables: &Path) -> Result<PathBuf> {
         bail!("no UEFI firmware found at {}: install the package ovmf (make setup)", FIRMWARE[0].0);
     };
     if !variables.exists() {
-        std::fs::copy(template, variables)
+        // Kept if it exists, so it must be whole when it does.
+        let new = variables.with_extension("new");
+        std::fs::copy(template, &new)
+            .and_then(|_| std::fs::rename(&new, variables))
             .with_context(|| format!("copy {template} to {}", variables.display()))?;
     }
     Ok(PathBuf::from(code))

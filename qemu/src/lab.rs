@@ -33,6 +33,8 @@ pub struct Lab {
     pub hosts: [Host; 2],
     /// Memory of the appliance in MiB.
     pub memory_mib: u32,
+    /// Disks in front of the appliance's own on the bus.
+    pub other_disks: Vec<Disk>,
     /// Further disks, as USB sticks.
     pub sticks: Vec<Disk>,
     disk: Disk,
@@ -51,6 +53,7 @@ impl Lab {
             internet: Internet::new(folder)?,
             hosts: [Host::new("pc", folder)?, Host::new("laptop", folder)?],
             memory_mib: 512,
+            other_disks: Vec::new(),
             sticks: Vec::new(),
             disk,
             folder: folder.to_owned(),
@@ -81,6 +84,7 @@ impl Lab {
         let vm = Vm::start(VmSettings {
             folder: self.folder.clone(),
             disk: self.disk.clone(),
+            other_disks: self.other_disks.clone(),
             sticks: self.sticks.clone(),
             nics,
             memory_mib: self.memory_mib,

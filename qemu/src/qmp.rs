@@ -4,6 +4,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     os::unix::net::UnixStream,
     path::Path,
+    process::Child,
     time::{Duration, Instant},
 };
 
@@ -20,8 +21,8 @@ pub struct Qmp {
 }
 
 impl Qmp {
-    /// Connects, waiting for QEMU to make its socket.
-    pub fn connect(path: &Path) -> Result<Self> {
+    /// Connects to the QEMU that is `child`, waiting for it to make its socket.
+    pub fn connect(path: &Path, child: &mut Child) -> Result<Self> {
         let end = Instant::now() + SOON;
         let stream = loop {
             match UnixStream::connect(path) {
@@ -29,7 +30,12 @@ impl Qmp {
                 Err(error) if Instant::now() > end => {
                     return Err(error).with_context(|| format!("QEMU's socket {}", path.display()));
                 }
-                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+                Err(_) => {
+                    if let Some(status) = child.try_wait()? {
+                        bail!("QEMU ended: {status}");
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
             }
         };
         stream.set_read_timeout(Some(SOON))?;
@@ -62,5 +68,17 @@ impl Qmp {
             bail!("QEMU closed the connection");
         }
         Ok(serde_json::from_str(&line)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_qemu_that_does_not_start_is_not_waited_for() {
+        let mut child = std::process::Command::new("false").spawn().unwrap();
+        let error = Qmp::connect(Path::new("/nonexistent/qmp.sock"), &mut child).unwrap_err();
+        assert!(error.to_string().contains("QEMU ended: exit status: 1"), "{error:#}");
     }
 }

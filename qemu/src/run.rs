@@ -33,10 +33,10 @@ pub struct Settings {
     #[arg(long)]
     reset: bool,
     /// Port on this machine where the page is reachable.
-    #[arg(long, default_value_t = 8443)]
+    #[arg(long, default_value_t = 8443, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
-    /// Memory in MiB.
-    #[arg(long, default_value_t = 512)]
+    /// Memory in MiB; the firmware alone needs 160.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(192..))]
     memory: u32,
     /// Ends as soon as the page has answered (for tests).
     #[arg(long)]
@@ -52,9 +52,14 @@ pub fn run(settings: &Settings) -> Result<()> {
     std::fs::create_dir_all(folder)?;
     let disk = disk(image, &folder.join("disk.qcow2"), *reset)?;
     println!("Booting the appliance ({}) ...", Accelerator::choose()?);
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
     let mut vm = Vm::start(VmSettings {
         folder: folder.clone(),
         disk: disk.clone(),
+        other_disks: Vec::new(),
         sticks: Vec::new(),
         nics: vec![
             Nic::User("net=10.0.2.0/24".to_owned()),
@@ -66,10 +71,6 @@ pub fn run(settings: &Settings) -> Result<()> {
         memory_mib: *memory,
         cpus: 2,
     })?;
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
     let url = format!("https://localhost:{port}");
     let end = Instant::now() + BOOT_LIMIT;
     while !answers(&url) {
@@ -118,11 +119,15 @@ fn disk(image: &Path, path: &Path, reset: bool) -> Result<Disk> {
             );
         }
     } else {
-        // A copy, not an overlay: the next build of the image must not change a disk in use.
-        std::fs::copy(image, path)?;
+        // A copy, not an overlay: the next build of the image must not change a disk in use. It gets
+        // its name when it is whole: an interrupted one would be kept as the disk.
+        let new = path.with_extension("new");
+        std::fs::copy(image, &new)
+            .with_context(|| format!("copy {} to {}", image.display(), new.display()))?;
         portcullis_netns::execute(
-            Command::new("qemu-img").args(["resize", "-q", "-f", "qcow2"]).arg(path).arg("4G"),
+            Command::new("qemu-img").args(["resize", "-q", "-f", "qcow2"]).arg(&new).arg("4G"),
         )?;
+        std::fs::rename(&new, path)?;
         if report.exists() {
             std::fs::copy(&report, &installed)?;
         }
@@ -153,4 +158,23 @@ fn shut_down(vm: &mut Vm) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_disk_gets_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (image, path) = (folder.path().join("image"), folder.path().join("disk.qcow2"));
+        std::fs::write(&image, "half an image").unwrap();
+        assert!(disk(&image, &path, false).is_err());
+        assert!(!path.exists(), "the next run would boot it");
+
+        // Neither does a new start that fails cost the disk that was there.
+        std::fs::write(&path, "the disk").unwrap();
+        assert!(disk(&image, &path, true).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"the disk");
+    }
 }

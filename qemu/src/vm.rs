@@ -32,8 +32,10 @@ pub enum Nic {
 pub struct VmSettings {
     /// Folder for firmware variables, sockets and the console log; survives the machine.
     pub folder: PathBuf,
-    /// Main disk.
+    /// Main disk, which is booted.
     pub disk: Disk,
+    /// Disks in front of it on the bus.
+    pub other_disks: Vec<Disk>,
     /// Further disks, as USB sticks.
     pub sticks: Vec<Disk>,
     /// Network cards.
@@ -44,7 +46,7 @@ pub struct VmSettings {
     pub cpus: u32,
 }
 
-/// A running machine; killed when dropped.
+/// A running machine; killed when dropped, and when the thread that started it ends.
 #[derive(Debug)]
 pub struct Vm {
     child: Child,
@@ -59,7 +61,7 @@ impl Vm {
     /// # Errors
     /// If the firmware or QEMU is missing or QEMU does not start; with what it said.
     pub fn start(settings: VmSettings) -> Result<Self> {
-        let VmSettings { folder, disk, sticks, nics, memory_mib, cpus } = settings;
+        let VmSettings { folder, disk, other_disks, sticks, nics, memory_mib, cpus } = settings;
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let variables = folder.join("firmware-variables.fd");
         let code = firmware::prepare(&variables)?;
@@ -98,6 +100,12 @@ impl Vm {
                 disk.path.display()
             )
         };
+        for (number, other) in other_disks.iter().enumerate() {
+            let id = format!("other{number}");
+            command
+                .args(["-drive", &drive(other, &id)])
+                .args(["-device", &format!("virtio-blk-pci,drive={id}")]);
+        }
         command
             .args(["-drive", &drive(&disk, "disk")])
             .args(["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
@@ -128,10 +136,16 @@ impl Vm {
             ]);
         }
         let descriptors: Vec<_> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
-        // SAFETY: between fork and exec only fcntl is called, which is async-signal-safe; the
-        // descriptors stay open in the parent until after the spawn.
+        // Ctrl-C is for us, who may want to switch the machine off in an orderly way.
+        command.process_group(0);
+        // SAFETY: between fork and exec only prctl and fcntl are called, which are
+        // async-signal-safe; the descriptors stay open in the parent until after the spawn.
         unsafe {
             command.pre_exec(move || {
+                // Who runs the machine may be killed, and then nobody else ends it.
+                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
                 for fd in &descriptors {
                     if libc::fcntl(*fd, libc::F_SETFD, 0) < 0 {
                         return Err(std::io::Error::last_os_error());
@@ -151,7 +165,7 @@ impl Vm {
         drop(inherited);
         let opened = accept(&console_listener, &mut child)
             .and_then(|stream| Console::new(stream, &folder.join("console.log"), power_on))
-            .and_then(|console| Ok((console, Qmp::connect(&qmp_path)?)));
+            .and_then(|console| Ok((console, Qmp::connect(&qmp_path, &mut child)?)));
         match opened {
             Ok((console, qmp)) => Ok(Self { child, console, qmp, power_on }),
             Err(error) => {
@@ -242,7 +256,7 @@ fn accept(listener: &UnixListener, child: &mut Child) -> Result<std::os::unix::n
             bail!("it ended: {status}");
         }
         if Instant::now() > end {
-            bail!("no serial console within 10 s");
+            bail!("no serial console within {} s", SOON.as_secs());
         }
         std::thread::sleep(Duration::from_millis(5));
     }

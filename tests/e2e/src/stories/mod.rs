@@ -4,6 +4,7 @@ mod apply;
 mod base;
 mod closed;
 mod config_volume;
+mod disks;
 mod download;
 mod full_disk;
 mod integrity;
@@ -76,6 +77,8 @@ pub fn all(long: bool, base: &str) -> Vec<Story> {
         Story::own("reboot-keeps-leases", reboot::keeps_leases),
         Story::own("power-cut-keeps-leases", reboot::power_cut_keeps_leases),
         Story::own("first-boot-takes-config-from-volume", config_volume::is_taken),
+        Story::own("copy-of-the-disk-is-left-alone", disks::copy_is_left_alone),
+        Story::own("without-data-partition-it-routes", disks::no_data_partition),
         Story::own("full-data-partition-does-not-stop-routing", full_disk::routing_goes_on),
         Story::own("flipped-bit-in-root-refuses-to-run", integrity::flipped_bit),
         Story::own("256-mb-guest-works", small_memory::works),
