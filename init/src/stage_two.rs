@@ -399,7 +399,9 @@ fn serve_bus(places: &Places, manifests: &[Manifest], parts: &Parts) {
             Init1(Arc::new(Api::new(parts.clone(), caller, controllers.contains(&caller))))
         }
     };
-    let server = Server::per_caller(object, Callers::Only(manifest::callers(manifests, INIT)));
+    // Callers say names of services and what to look for in the journal; PID 1 has no memory limit.
+    let server = Server::per_caller(object, Callers::Only(manifest::callers(manifests, INIT)))
+        .with_longest_message(64 * 1024);
     let notifier = server.notifier();
     let listener =
         sockets::bus_listener(&places.bus_socket(INIT), INIT_BUS_GROUP).and_then(|socket| {

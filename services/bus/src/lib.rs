@@ -10,6 +10,7 @@
 mod client;
 mod interface;
 pub mod server;
+mod transport;
 
 pub mod config;
 pub mod dhcp;

@@ -7,13 +7,20 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    net::{UnixListener, UnixStream},
-    sync::Notify,
-};
+use tokio::{net::UnixListener, sync::Notify};
 use zbus::{Connection, Guid, OwnedGuid, object_server::Interface};
 
-use crate::OBJECT_PATH;
+use crate::{OBJECT_PATH, transport::Transport};
+
+/// Bytes of the longest message from a caller: the longest configuration document, whose parts grow
+/// to several times its size where they spell out what it left to the defaults.
+const LONGEST_MESSAGE: usize = 16 << 20;
+
+/// Connections of one user at a time. Services have a few each; a call of `pctl` has one.
+const MOST_CONNECTIONS: usize = 64;
+
+/// How long a caller may take to begin, as far as zbus's handshake goes.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Emission of the `Changed` signal that every interface has.
 pub trait Signals {
@@ -39,19 +46,27 @@ impl Callers {
     }
 }
 
-/// One interface, served on one listening socket.
+/// One interface, served on one listening socket. What a caller may cost is bounded: length of a
+/// message, number of connections, time for the handshake.
 pub struct Server<I> {
     objects: Objects<I>,
     callers: Callers,
     peers: Peers,
+    longest_message: usize,
+    handshake: Duration,
 }
 
 /// The object for a caller with this user id.
 type Objects<I> = Box<dyn Fn(u32) -> I + Send + Sync>;
 
-/// What wakes the task of each open connection to tell its peer of a change, by a number of ours: a
-/// peer-to-peer connection has no unique name.
-type Peers = Arc<Mutex<BTreeMap<u64, Arc<Notify>>>>;
+/// The open connections, by a number of ours: a peer-to-peer connection has no unique name.
+type Peers = Arc<Mutex<BTreeMap<u64, Peer>>>;
+
+struct Peer {
+    uid: u32,
+    /// Wakes the connection's task to tell its peer of a change.
+    changes: Arc<Notify>,
+}
 
 impl<I: Interface + Signals + Clone> Server<I> {
     /// A server for `object`, open to `callers`.
@@ -62,7 +77,23 @@ impl<I: Interface + Signals + Clone> Server<I> {
     /// A server whose object knows its caller: `object` is asked for one with the user id of each
     /// that connects, so that what is allowed may differ between them.
     pub fn per_caller(object: impl Fn(u32) -> I + Send + Sync + 'static, callers: Callers) -> Self {
-        Self { objects: Box::new(object), callers, peers: Peers::default() }
+        Self {
+            objects: Box::new(object),
+            callers,
+            peers: Peers::default(),
+            longest_message: LONGEST_MESSAGE,
+            handshake: HANDSHAKE,
+        }
+    }
+
+    /// The same with another limit for messages of callers, in bytes; 16 MiB by default.
+    pub fn with_longest_message(self, bytes: usize) -> Self {
+        Self { longest_message: bytes, ..self }
+    }
+
+    /// The same with another limit for the time of the handshake; 10 s by default.
+    pub fn with_handshake(self, limit: Duration) -> Self {
+        Self { handshake: limit, ..self }
     }
 
     /// What tells all connected peers of a change.
@@ -85,15 +116,30 @@ impl<I: Interface + Signals + Clone> Server<I> {
             };
             match stream.peer_cred() {
                 Ok(peer) if self.callers.allow(peer.uid()) => {
-                    number += 1;
-                    let object = (self.objects)(peer.uid());
-                    let guid = guid.clone();
+                    let uid = peer.uid();
                     let peers = self.peers.clone();
+                    if lock(&peers).values().filter(|peer| peer.uid == uid).count()
+                        >= MOST_CONNECTIONS
+                    {
+                        tracing::warn!(uid, pid = peer.pid(), "too many bus connections");
+                        continue;
+                    }
+                    number += 1;
+                    let object = (self.objects)(uid);
+                    let guid = guid.clone();
                     // Known before it can ask anything: what changes after an answer is told.
                     let changes = Arc::new(Notify::new());
-                    lock(&peers).insert(number, changes.clone());
+                    lock(&peers).insert(number, Peer { uid, changes: changes.clone() });
+                    let transport = Transport { stream, uid, longest: self.longest_message };
+                    let handshake = self.handshake;
                     tokio::spawn(async move {
-                        if let Err(error) = serve_peer(stream, guid, object, &changes).await {
+                        let connected = connect(transport, guid, object);
+                        let outcome = match tokio::time::timeout(handshake, connected).await {
+                            Ok(Ok(connection)) => serve_peer::<I>(&connection, &changes).await,
+                            Ok(Err(error)) => Err(error),
+                            Err(_) => Err(zbus::Error::Handshake("it takes too long".to_owned())),
+                        };
+                        if let Err(error) = outcome {
                             tracing::debug!(%error, "bus peer");
                         }
                         lock(&peers).remove(&number);
@@ -108,24 +154,26 @@ impl<I: Interface + Signals + Clone> Server<I> {
     }
 }
 
-async fn serve_peer<I: Interface + Signals>(
-    stream: UnixStream,
+async fn connect<I: Interface>(
+    transport: Transport,
     guid: OwnedGuid,
     object: I,
-    changes: &Notify,
-) -> zbus::Result<()> {
-    let connection = zbus::connection::Builder::unix_stream(stream.into_std()?)
+) -> zbus::Result<Connection> {
+    zbus::connection::Builder::socket(transport)
         .server(guid)
         .p2p()
         .serve_at(OBJECT_PATH, object)
         .build()
-        .await?;
+        .await
+}
+
+async fn serve_peer<I: Signals>(connection: &Connection, changes: &Notify) -> zbus::Result<()> {
     // zbus reads in a task of its own; this one tells of changes until the connection ends.
     let mut closed = std::pin::pin!(connection.closed());
     loop {
         tokio::select! {
             () = &mut closed => return Ok(()),
-            () = changes.notified() => I::emit_changed(&connection).await?,
+            () = changes.notified() => I::emit_changed(connection).await?,
         }
     }
 }
@@ -151,7 +199,7 @@ impl<I> Notifier<I> {
     /// its socket is told when it does, once for all changes until then.
     pub fn changed(&self) {
         for peer in lock(&self.peers).values() {
-            peer.notify_one();
+            peer.changes.notify_one();
         }
     }
 }

@@ -85,10 +85,18 @@ struct Running {
 
 impl Running {
     fn start(listener: &UnixListener, callers: Callers) -> Result<Self> {
+        Self::start_with(listener, callers, |server| server)
+    }
+
+    fn start_with(
+        listener: &UnixListener,
+        callers: Callers,
+        limits: impl FnOnce(Server<Dhcp1>) -> Server<Dhcp1>,
+    ) -> Result<Self> {
         let listener = listener.try_clone()?;
         listener.set_nonblocking(true)?;
         let counter = Arc::new(Counter::default());
-        let server = Server::new(Dhcp1(counter.clone()), callers);
+        let server = limits(Server::new(Dhcp1(counter.clone()), callers));
         let notifier = server.notifier();
         let task = tokio::spawn(server.run(tokio::net::UnixListener::from_std(listener)?));
         Ok(Self { counter, notifier, task })
@@ -305,6 +313,66 @@ async fn caller() -> Result<()> {
     let path = std::env::var("BUS_TEST_SOCKET")?;
     let connection = connect_at(path.as_ref(), LIMIT).await?;
     DhcpBusProxy::new(&connection).await?.leases().await?;
+    Ok(())
+}
+
+/// Through zbus as it is, a caller could have a service, PID 1 too, make room for 128 MiB at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_has_a_longest_length() -> Result<()> {
+    let listener = bind("long")?;
+    let server = Running::start(&listener, Callers::SocketModeDecides)?;
+    let greedy = proxy("long").await?;
+    let parts = || server.counter.parts.lock().unwrap().len();
+    greedy.apply("x".repeat(15 << 20)).await.context("a long document")?;
+    assert_eq!(parts(), 1);
+    assert!(greedy.apply("x".repeat(17 << 20)).await.is_err());
+    assert!(greedy.leases().await.is_err(), "its connection is closed");
+    assert_eq!(parts(), 1);
+    assert_eq!(proxy("long").await?.leases().await?.len(), 1, "others are served");
+
+    let listener = bind("short")?;
+    let _server = Running::start_with(&listener, Callers::SocketModeDecides, |server| {
+        server.with_longest_message(1000)
+    })?;
+    let peer = proxy("short").await?;
+    peer.apply("x".repeat(500)).await?;
+    assert!(peer.apply("x".repeat(1000)).await.is_err());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_connects_and_says_nothing_is_closed() -> Result<()> {
+    let listener = bind("silent")?;
+    let _server = Running::start_with(&listener, Callers::SocketModeDecides, |server| {
+        server.with_handshake(Duration::from_millis(300))
+    })?;
+    let mut silent = std::os::unix::net::UnixStream::connect(socket_path("silent"))?;
+    silent.set_read_timeout(Some(LIMIT))?;
+    let read = move || std::io::Read::read(&mut silent, &mut [0; 64]);
+    assert_eq!(tokio::task::spawn_blocking(read).await??, 0, "closed");
+    assert_eq!(proxy("silent").await?.leases().await?.len(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_of_a_caller_are_counted() -> Result<()> {
+    let listener = bind("count")?;
+    let _server = Running::start_with(&listener, Callers::SocketModeDecides, |server| {
+        server.with_handshake(10 * LIMIT)
+    })?;
+    let connect = || std::os::unix::net::UnixStream::connect(socket_path("count"));
+    let mut held: Vec<_> = (0..64).map(|_| connect()).collect::<Result<_, _>>()?;
+    let call = async || {
+        let connection = connect_at(&socket_path("count"), LIMIT).await?;
+        DhcpBusProxy::new(&connection).await?.leases().await
+    };
+    assert!(call().await.is_err(), "the 65th is closed");
+    held.pop();
+    let end = Instant::now() + LIMIT;
+    while call().await.is_err() {
+        anyhow::ensure!(Instant::now() < end, "a closed connection gives its place back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     Ok(())
 }
 
