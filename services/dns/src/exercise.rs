@@ -7,7 +7,7 @@ use portcullis_model::{Document, part::DnsPart};
 
 use crate::{
     forwarder::{Forwarder, Outcome, Step},
-    request::Transport,
+    request::{Received, Transport},
 };
 
 /// Runs raw bytes through the whole request path, as datagram and as message of a connection, and
@@ -18,7 +18,11 @@ pub fn exercise(bytes: &[u8], client: Ipv4Addr) -> bool {
     let now = Instant::now();
     let Ok(mut forwarder) = Forwarder::new(part) else { return false };
     let mut replied = false;
-    for (transport, limit) in [(Transport::Udp, 1232), (Transport::Tcp, 65_535)] {
+    for transport in [Transport::Udp, Transport::Tcp] {
+        let limit = match Received::read(bytes, transport) {
+            Received::Query(request) => request.limit(),
+            Received::Rejected(_) | Received::Noise => 512,
+        };
         let reply = match forwarder.receive(bytes, client.into(), transport, now) {
             Step::Drop => continue,
             Step::Reply(reply) => reply,

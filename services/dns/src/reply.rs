@@ -129,7 +129,7 @@ impl Request {
     }
 
     /// Bytes that this client takes at most.
-    fn limit(&self) -> usize {
+    pub(crate) fn limit(&self) -> usize {
         match self.transport {
             Transport::Tcp => usize::from(u16::MAX),
             Transport::Udp => {

@@ -44,7 +44,7 @@ impl Scope {
     }
 
     /// Whether a host may have `address`: not the subnet's own, not its broadcast, not ours.
-    fn is_host(&self, address: Ipv4Addr) -> bool {
+    pub(crate) fn is_host(&self, address: Ipv4Addr) -> bool {
         let ends = [self.network.network(), self.network.broadcast()];
         self.contains(address)
             && address != self.address()

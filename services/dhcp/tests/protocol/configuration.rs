@@ -75,7 +75,9 @@ fn what_a_start_finds_out_of_date_is_mended_on_disk() {
     let actions = server.tick(lab.now);
     assert!(actions.contains(&Action::Forget(stray.address)), "{actions:?}");
     let renamed = actions.iter().any(|action| match action {
-        Action::Save(lease) => lease.hostname.as_ref().is_some_and(|name| name.as_str() == "printer"),
+        Action::Save(lease) => {
+            lease.hostname.as_ref().is_some_and(|name| name.as_str() == "printer")
+        }
         _ => false,
     });
     assert!(renamed, "{actions:?}");

@@ -129,6 +129,22 @@ fn play(events: Vec<Event>) {
         check_records(&lab);
         lab.actions.clear();
     }
+    check_pool(&mut lab, &current);
+}
+
+/// Once everything has run out, new clients get all that is there to get.
+fn check_pool(lab: &mut Lab, part: &portcullis_model::part::DhcpPart) {
+    lab.pass(4_000_000);
+    let server = &part.servers[&lan()].server;
+    let dynamic: Vec<_> = (0..=255_u8)
+        .map(ip)
+        .filter(|address| (server.pool.start..=server.pool.end).contains(address))
+        .filter(|address| server.reservations.iter().all(|r| r.address != *address))
+        .collect();
+    let clients = 100..100 + u8::try_from(dynamic.len()).expect("few");
+    let mut given: Vec<_> = clients.map(|client| lab.lease(&discover(mac(client)))).collect();
+    given.sort();
+    assert_eq!(given, dynamic);
 }
 
 /// What holds for the table as a whole.
@@ -155,7 +171,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_address_has_two_holders(events in prop::collection::vec(event(), 1..120)) {
+    fn no_address_has_two_holders_and_none_is_lost(events in prop::collection::vec(event(), 1..120)) {
         play(events);
     }
 

@@ -167,8 +167,13 @@ fn inform_gets_parameters_and_no_address() {
         Some(&DhcpOption::DomainNameServer(vec![OURS]))
     );
     assert_eq!(lab.record(ip(66)), None);
-    let outside = Say::new(MessageType::Inform, mac(7)).ciaddr([8, 8, 8, 8].into());
-    assert!(lab.say(&outside).is_none());
+    for nobody in [[8, 8, 8, 8].into(), ip(0), ip(255), OURS] {
+        let inform = Say::new(MessageType::Inform, mac(7)).ciaddr(nobody);
+        assert!(lab.say(&inform).is_none(), "{nobody}");
+    }
+    // Nor is a reply sent there that is for one client alone.
+    let offer = lab.say(&discover(mac(1)).ciaddr(ip(255))).expect("an offer");
+    assert_eq!(offer.to, Destination::Frame { mac: mac(1), address: ip(100) });
 }
 
 #[test]

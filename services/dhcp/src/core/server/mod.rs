@@ -177,8 +177,8 @@ impl Server {
     /// Parameters only, for a client that has its address otherwise (RFC 2131 section 4.3.5).
     fn inform(&mut self, interface: &Name, request: &Request, out: &mut Vec<Action>) {
         let Some(scope) = self.scopes.get(interface) else { return };
-        if !scope.contains(request.ciaddr) {
-            out.push(Action::Notice(Notice::Ignored("DHCPINFORM from outside the subnet")));
+        if !scope.is_host(request.ciaddr) {
+            out.push(Action::Notice(Notice::Ignored("DHCPINFORM from no host of the subnet")));
             return;
         }
         // No name is registered: the address is not ours to give a name to.
@@ -350,7 +350,7 @@ fn destination(
         Destination::Relay(request.giaddr)
     } else if kind == MessageType::Nak {
         Destination::Broadcast
-    } else if scope.contains(request.ciaddr) {
+    } else if scope.is_host(request.ciaddr) {
         Destination::Unicast(request.ciaddr)
     } else {
         let group = |octets: [u8; 6]| octets.first().is_none_or(|first| first & 1 == 1);
