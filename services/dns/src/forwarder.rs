@@ -127,10 +127,10 @@ impl Forwarder {
     }
 
     fn select_upstreams(&mut self) -> bool {
-        let networks = self.zones.networks();
-        let own = |ip: IpAddr| networks.iter().any(|network| IpAddr::V4(network.addr()) == ip);
-        let changed =
-            self.upstreams.replace(candidates(&self.part.upstreams, &self.wan_leases, own));
+        let inside = &self.part.inside;
+        let own = |ip| self.is_own(ip) || inside.iter().any(|network| network.addr() == ip);
+        let candidates = candidates(&self.part.upstreams, &self.wan_leases, own);
+        let changed = self.upstreams.replace(candidates);
         let mut servers: Vec<_> = self.upstreams.addresses().collect();
         servers.sort_unstable();
         // While there is none, as when the WAN is down, what is known stays useful.

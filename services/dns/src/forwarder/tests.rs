@@ -226,6 +226,11 @@ fn no_network_behind_the_router_is_pointed_into() {
     let judged = forwarder.judge(upstream_answer("evil.example.", [10, 9, 0, 7], 60)).unwrap();
     assert!(judged.answers.is_empty());
     assert!(!forwarder.admits("10.9.0.7".parse().unwrap(), "10.9.0.1".parse().unwrap()));
+    // Nor is the router asked there by itself.
+    document.dns.upstreams = ["10.9.0.1", "10.9.0.2"].map(|ip| ip.parse().unwrap()).into();
+    let circle = Forwarder::new(DnsPart::of(&document)).unwrap();
+    let upstreams: Vec<_> = circle.upstreams.addresses().map(|a| a.to_string()).collect();
+    assert_eq!(upstreams, ["10.9.0.2:53"]);
     let judged = forwarder.judge(upstream_answer("vpn.example.", [10, 8, 0, 7], 60)).unwrap();
     assert_eq!(judged.answers.len(), 1);
 }
