@@ -64,6 +64,37 @@ fn what_nftables_cannot_do_is_said() -> Result<()> {
     Ok(())
 }
 
+/// A set of one entry in the place of another's would give hosts the address of others.
+#[test]
+fn every_pool_is_for_its_own_sources() -> Result<()> {
+    let Compiled { table, .. } = compiled(
+        r#"
+        [[firewall.source_nat]]
+        zone = "wan"
+        sources = ["192.168.77.10", "192.168.77.20"]
+        addresses = ["198.51.100.60"]
+        [[firewall.source_nat]]
+        zone = "wan"
+        sources = ["192.168.77.30", "192.168.77.40"]
+        addresses = ["198.51.100.70"]
+        "#,
+    )?;
+    let text = table.to_string();
+    let chain = text.split("chain source {").nth(1).context("the chain")?;
+    for (pool, sources) in
+        [("60", ["192.168.77.10", "192.168.77.20"]), ("70", ["192.168.77.30", "192.168.77.40"])]
+    {
+        let line = chain.lines().find(|line| line.contains(&format!("198.51.100.{pool}")));
+        let line = line.with_context(|| format!("pool {pool} in {text}"))?;
+        let set =
+            line.split('@').last().and_then(|rest| rest.split(' ').next()).context("a set")?;
+        let set = text.split(&format!("set {set} {{")).nth(1).context("its set")?;
+        let members = set.split('}').next().unwrap_or_default();
+        ensure!(sources.iter().all(|one| members.contains(one)), "{line}: {members}");
+    }
+    loaded::same_by_text_and_messages(&table)
+}
+
 #[test]
 fn ten_thousand_rules_are_compiled_and_in_force_within_seconds() -> Result<()> {
     use std::fmt::Write;

@@ -27,8 +27,10 @@ impl Compiler<'_> {
             let through =
                 vec![within(Field::InputName, all.clone()), leaving, Family::V4.statement()];
             rules.extend(self.static_sources(name, &through));
-            for entry in firewall.source_nat.iter().filter(|entry| entry.zone == *name) {
-                rules.extend(self.pool_of(entry, &through));
+            for (entry, number) in firewall.source_nat.iter().zip(1_u32..) {
+                if entry.zone == *name {
+                    rules.extend(self.pool_of(entry, number, &through));
+                }
             }
             if zone.masquerade {
                 rules.push(rule(through, [Statement::Masquerade]));
@@ -88,12 +90,11 @@ impl Compiler<'_> {
 
     /// A pool. One of several ranges is chosen by the last bits of the source, so that a host keeps
     /// its address.
-    fn pool_of(&mut self, entry: &SourceNat, through: &[Statement]) -> Vec<Rule> {
+    fn pool_of(&mut self, entry: &SourceNat, number: u32, through: &[Statement]) -> Vec<Rule> {
         let mut matched = through.to_vec();
         if !entry.sources.is_empty() {
             let sources = self.resolved.addresses(&entry.sources);
-            let number = self.chains.len();
-            let name = || format!("source-nat.{}.{number}.sources", entry.zone);
+            let name = || format!("source-nat.{number}.sources");
             match self.addresses(Field::Source4, Family::V4, &sources, name) {
                 Some(matches) => matched.extend(matches),
                 None => return Vec::new(),

@@ -97,6 +97,7 @@ impl Pool {
             return name.clone();
         }
         set.name = name();
+        debug_assert!(!self.names.contains(&set.name), "two sets named {}", set.name);
         self.known.insert((set.key, content), set.name.clone());
         self.named(set)
     }
