@@ -81,11 +81,14 @@ impl Tree {
             .sum()
     }
 
-    /// Writes the tree below `folder`, which must exist.
+    /// Writes the tree below `folder`, which must exist and becomes its root: a folder like all others, whatever the
+    /// umask of who builds.
     ///
     /// # Errors
     /// When a file cannot be written; names the path.
     pub fn write_to(&self, folder: &Path) -> Result<()> {
+        fs::set_permissions(folder, PermissionsExt::from_mode(0o755))
+            .with_context(|| format!("cannot set the mode of {}", folder.display()))?;
         for (path, node) in self.iter() {
             let target = folder.join(path);
             let written = match node {
@@ -146,14 +149,17 @@ mod tests {
 
     #[test]
     fn writes_files_with_their_modes() {
-        use std::os::unix::fs::PermissionsExt as _;
+        use std::os::unix::fs::PermissionsExt;
         let mut tree = Tree::new();
         tree.program("bin/tool", b"x".to_vec()).unwrap();
         tree.link("bin/alias", "tool").unwrap();
         let folder = tempfile::tempdir().unwrap();
+        // As with the umask 077; the root of a system is not private.
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o700)).unwrap();
         tree.write_to(folder.path()).unwrap();
         let mode = folder.path().join("bin/tool").metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o755);
+        assert_eq!(folder.path().metadata().unwrap().permissions().mode() & 0o7777, 0o755);
         assert_eq!(std::fs::read(folder.path().join("bin/alias")).unwrap(), b"x");
         assert_eq!(tree.bytes_under("bin/"), 1);
     }

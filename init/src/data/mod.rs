@@ -93,6 +93,14 @@ pub fn open(partition: &Partition, template: &Path, target: &Path) -> Result<Out
         if ext4::is_cut_off(&node).map_err(context(device.clone()))? {
             return Err(DataError::CutOff { device });
         }
+        if ext4::restore_superblock(&node).map_err(context(device.clone()))? {
+            tracing::warn!(device, "superblock of the data partition was damaged and is mended");
+            result = mount_ext4(&node, target);
+        }
+    }
+    if let Err(errno) = result
+        && damaged(errno)
+    {
         tracing::error!(device, error = %errno, "data partition is damaged beyond mounting: made anew, its content is lost");
         outcome.made = Some(format!("the old file system could not be mounted: {errno}"));
         copy_template(template, &node)?;

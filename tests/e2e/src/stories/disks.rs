@@ -1,16 +1,52 @@
 //! Which disk is used, and what if a part of it is not there.
 
-use std::{process::Command, time::Duration};
+use std::{fs::OpenOptions, os::unix::fs::FileExt, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use portcullis_netns::execute;
 use portcullis_qemu::{Disk, SOON};
 use serde_json::Value;
 
+use super::config_volume;
 use crate::scene::Scene;
 
 /// How long a boot may take until the first lease, under emulation on a busy machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
+
+/// First byte of a partition of `disk`.
+pub fn start_of(disk: &Path, partition: &str) -> Result<u64> {
+    let output = execute(Command::new("sfdisk").arg("--json").arg(disk))?;
+    let table: Value = serde_json::from_slice(&output.stdout)?;
+    let partitions = table.pointer("/partitiontable/partitions").and_then(Value::as_array);
+    partitions
+        .into_iter()
+        .flatten()
+        .find(|p| p.get("name").and_then(Value::as_str) == Some(partition))
+        .and_then(|p| p.get("start").and_then(Value::as_u64))
+        .map(|sector| sector * 512)
+        .with_context(|| format!("no partition {partition}"))
+}
+
+/// A superblock that a power cut has torn does not cost what is in the data partition.
+pub fn torn_superblock(scene: &mut Scene) -> Result<()> {
+    let disk = scene.use_raw_disk()?;
+    scene.lab.sticks = vec![config_volume::stick(scene)?];
+    scene.lab.boot()?;
+    config_volume::is_in_force(scene)?;
+    scene.lab.sticks.clear();
+    scene.lab.cut_power();
+
+    // Of two sectors one is of another write than the other.
+    let data = start_of(&disk, "data")?;
+    let file = OpenOptions::new().write(true).open(&disk)?;
+    file.write_all_at(&[0xee; 8], data + 1024 + 512 + 64)?;
+    drop(file);
+    scene.lab.boot()?;
+    config_volume::is_in_force(scene)?;
+    let said = scene.lab.pctl("log --service init --lines 200")?;
+    ensure!(said.contains("superblock of the data partition was damaged"), "not damaged: {said}");
+    Ok(())
+}
 
 /// A copy of the disk, with the same GUIDs, that the kernel finds first: neither its boot state nor
 /// its data are touched.

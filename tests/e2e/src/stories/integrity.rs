@@ -1,11 +1,10 @@
 //! A changed root file system does not run.
 
-use std::{fs::OpenOptions, os::unix::fs::FileExt, process::Command, time::Duration};
+use std::{fs::OpenOptions, os::unix::fs::FileExt, time::Duration};
 
-use anyhow::{Context, Result, ensure};
-use portcullis_netns::execute;
-use serde_json::Value;
+use anyhow::{Result, ensure};
 
+use super::disks::start_of;
 use crate::scene::Scene;
 
 /// Offset of the superblock in an erofs file system: read at every mount.
@@ -13,18 +12,9 @@ const SUPERBLOCK: u64 = 1024;
 
 pub fn flipped_bit(scene: &mut Scene) -> Result<()> {
     let disk = scene.use_raw_disk()?;
-    let output = execute(Command::new("sfdisk").arg("--json").arg(&disk))?;
-    let table: Value = serde_json::from_slice(&output.stdout)?;
-    let slot = table
-        .pointer("/partitiontable/partitions")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .find(|p| p.get("name").and_then(Value::as_str) == Some("slot-a"))
-        .and_then(|p| p.get("start").and_then(Value::as_u64))
-        .context("no slot-a")?;
+    let slot = start_of(&disk, "slot-a")?;
     let file = OpenOptions::new().read(true).write(true).open(&disk)?;
-    let at = slot * 512 + SUPERBLOCK + 100;
+    let at = slot + SUPERBLOCK + 100;
     let mut byte = [0; 1];
     file.read_exact_at(&mut byte, at)?;
     byte[0] ^= 0x10;

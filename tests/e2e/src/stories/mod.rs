@@ -78,6 +78,7 @@ pub fn all(long: bool, base: &str) -> Vec<Story> {
         Story::own("power-cut-keeps-leases", reboot::power_cut_keeps_leases),
         Story::own("first-boot-takes-config-from-volume", config_volume::is_taken),
         Story::own("copy-of-the-disk-is-left-alone", disks::copy_is_left_alone),
+        Story::own("torn-superblock-keeps-the-configuration", disks::torn_superblock),
         Story::own("without-data-partition-it-routes", disks::no_data_partition),
         Story::own("full-data-partition-does-not-stop-routing", full_disk::routing_goes_on),
         Story::own("flipped-bit-in-root-refuses-to-run", integrity::flipped_bit),
