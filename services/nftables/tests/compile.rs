@@ -87,12 +87,37 @@ fn every_pool_is_for_its_own_sources() -> Result<()> {
         let line = chain.lines().find(|line| line.contains(&format!("198.51.100.{pool}")));
         let line = line.with_context(|| format!("pool {pool} in {text}"))?;
         let set =
-            line.split('@').last().and_then(|rest| rest.split(' ').next()).context("a set")?;
+            line.rsplit('@').next().and_then(|rest| rest.split(' ').next()).context("a set")?;
         let set = text.split(&format!("set {set} {{")).nth(1).context("its set")?;
         let members = set.split('}').next().unwrap_or_default();
         ensure!(sources.iter().all(|one| members.contains(one)), "{line}: {members}");
     }
     loaded::same_by_text_and_messages(&table)
+}
+
+#[test]
+fn what_stands_for_one_host_is_in_no_pool() -> Result<()> {
+    let Compiled { table, problems } = compiled(
+        r#"
+        [[firewall.static_nat]]
+        zone = "wan"
+        external = "198.51.100.61"
+        internal = "192.168.77.101"
+        [[firewall.source_nat]]
+        zone = "wan"
+        addresses = ["198.51.100.60-198.51.100.63"]
+        [[firewall.source_nat]]
+        zone = "wan"
+        addresses = ["198.51.100.61"]
+        "#,
+    )?;
+    let text = table.to_string();
+    for pool in ["snat ip to 198.51.100.60", "snat ip to 198.51.100.62-198.51.100.63"] {
+        ensure!(text.contains(pool), "{pool} in {text}");
+    }
+    ensure!(!text.contains("snat ip to 198.51.100.61"), "{text}");
+    ensure!(problems == ["source_nat 2: there is no address to take"], "{problems:?}");
+    Ok(())
 }
 
 #[test]

@@ -200,7 +200,7 @@ impl Build<'_> {
             let Some(zone) = self.zone(&entry.zone, &what) else {
                 continue;
             };
-            let ranges = without(self.sets.addresses(&entry.addresses).v4, &own);
+            let ranges = self.sets.addresses(&entry.addresses).v4_without(&own);
             if ranges.is_empty() {
                 self.nat.problems.push(format!("{what}: there is no address to take"));
                 continue;
@@ -426,28 +426,6 @@ fn v4_prefixes(ranges: &AddressRanges) -> Vec<Ipv4Net> {
             IpNet::V6(_) => None,
         })
         .collect()
-}
-
-/// Ranges without single addresses.
-fn without(
-    ranges: Vec<(Ipv4Addr, Ipv4Addr)>,
-    gaps: &BTreeSet<Ipv4Addr>,
-) -> Vec<(Ipv4Addr, Ipv4Addr)> {
-    let mut rest = Vec::new();
-    for (first, last) in ranges {
-        let mut from = Some(u32::from(first));
-        for gap in gaps.range(first..=last) {
-            let gap = u32::from(*gap);
-            if let Some(from) = from.filter(|from| *from < gap) {
-                rest.push((from.into(), (gap - 1).into()));
-            }
-            from = gap.checked_add(1).filter(|next| *next <= u32::from(last));
-        }
-        if let Some(from) = from {
-            rest.push((from.into(), last));
-        }
-    }
-    rest
 }
 
 /// The fewest prefixes of numbers of `width` bits that are those from `first` to `last`: a number

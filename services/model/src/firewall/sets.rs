@@ -57,6 +57,23 @@ impl AddressRanges {
         self.v4.iter().map(|(a, b)| u64::from(b.to_bits()) - u64::from(a.to_bits()) + 1).sum()
     }
 
+    /// The IPv4 ranges without single addresses.
+    pub fn v4_without(&self, taken: &BTreeSet<Ipv4Addr>) -> Vec<(Ipv4Addr, Ipv4Addr)> {
+        let mut rest = Vec::new();
+        for (first, last) in &self.v4 {
+            let mut from = Some(first.to_bits());
+            for gap in taken.range(first..=last) {
+                let gap = gap.to_bits();
+                if let Some(from) = from.filter(|from| *from < gap) {
+                    rest.push((from.into(), (gap - 1).into()));
+                }
+                from = gap.checked_add(1).filter(|next| *next <= last.to_bits());
+            }
+            rest.extend(from.map(|from| (from.into(), *last)));
+        }
+        rest
+    }
+
     fn add(&mut self, first: IpAddr, last: IpAddr) {
         match (first, last) {
             (IpAddr::V4(first), IpAddr::V4(last)) => self.v4.push((first, last)),
@@ -342,6 +359,25 @@ mod tests {
         assert!(ranges.contains("2001:db8::1".parse().unwrap()));
         assert!(!ranges.contains("2001:db8::2".parse().unwrap()));
         assert!(!AddressRanges::default().contains("::".parse().unwrap()));
+    }
+
+    #[test]
+    fn single_addresses_are_left_out() {
+        let ranges = Sets::default().addresses(&list(&[
+            "0.0.0.0-0.0.0.3",
+            "10.0.0.1",
+            "255.255.255.254/31",
+        ]));
+        let without = |taken: &[&str]| -> Vec<String> {
+            let taken = taken.iter().map(|text| text.parse().unwrap()).collect();
+            ranges.v4_without(&taken).iter().map(|(a, b)| format!("{a}-{b}")).collect()
+        };
+        let whole = ["0.0.0.0-0.0.0.3", "10.0.0.1-10.0.0.1", "255.255.255.254-255.255.255.255"];
+        assert_eq!(without(&["10.0.0.2"]), whole);
+        assert_eq!(
+            without(&["0.0.0.0", "0.0.0.2", "10.0.0.1", "255.255.255.255"]),
+            ["0.0.0.1-0.0.0.1", "0.0.0.3-0.0.0.3", "255.255.255.254-255.255.255.254"]
+        );
     }
 
     #[test]

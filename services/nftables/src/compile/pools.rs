@@ -100,7 +100,13 @@ impl Compiler<'_> {
                 None => return Vec::new(),
             }
         }
-        let ranges = self.resolved.addresses(&entry.addresses).v4;
+        // Addresses that stand for one host are not for others.
+        let statics = self.firewall.static_nat.iter().map(|entry| entry.external).collect();
+        let ranges = self.resolved.addresses(&entry.addresses).v4_without(&statics);
+        if ranges.is_empty() {
+            self.problems.push(format!("source_nat {number}: there is no address to take"));
+            return Vec::new();
+        }
         let classes = u32::try_from(ranges.len().next_power_of_two()).unwrap_or(1);
         let mask = classes - 1;
         let mut rules = Vec::new();

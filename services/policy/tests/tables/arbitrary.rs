@@ -31,7 +31,7 @@ fn addresses() -> impl Strategy<Value = IpAddr> {
     select(ADDRESSES.to_vec()).prop_map(|text| text.parse().unwrap())
 }
 
-fn matches() -> impl Strategy<Value = AddressMatch> {
+pub(crate) fn matches() -> impl Strategy<Value = AddressMatch> {
     let net = (addresses(), any::<u8>()).prop_map(|(address, length)| {
         let length = length % if address.is_ipv4() { 33 } else { 129 };
         AddressMatch::Net(ipnet::IpNet::new_assert(address, length).trunc())
@@ -42,7 +42,7 @@ fn matches() -> impl Strategy<Value = AddressMatch> {
     prop_oneof![2 => net, 1 => range]
 }
 
-fn ports() -> impl Strategy<Value = PortMatch> {
+pub(crate) fn ports() -> impl Strategy<Value = PortMatch> {
     let port = select(vec![1_u16, 22, 79, 80, 81, 255, 256, 443, 8000, 40_000, 65_534, 65_535]);
     (port.clone(), port)
         .prop_map(|(a, b)| PortMatch::Range(PortRange::new(a.min(b), a.max(b)).unwrap()))

@@ -11,6 +11,7 @@
 
 mod arbitrary;
 mod findings;
+mod interpreter;
 mod limits;
 
 use std::{
