@@ -1,9 +1,9 @@
-//! A site in network namespaces: two hosts of the LAN, the router with our ruleset, a provider's
-//! router and a server behind it. Both address families.
+//! The site of the tests, with our ruleset on its router, and what talks there.
 
 use std::{
     collections::BTreeSet,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    ops::Deref,
     thread,
     time::{Duration, Instant},
 };
@@ -16,78 +16,30 @@ use portcullis_nftables::{
     conntrack::Flow,
     kernel::{Netfilter, write_setting},
 };
+pub use portcullis_site::{
+    HOST, HOST6, OTHER, PATIENCE, PROVIDER, ROUTER, SERVER, SERVER6, Topology, WAN,
+};
 
-pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 100);
-pub const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 101);
-pub const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
-pub const WAN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
-pub const PROVIDER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
-pub const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
-pub const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0, 0, 0, 0, 0x100);
-pub const SERVER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x10);
-pub const PATIENCE: Duration = Duration::from_secs(3);
 /// Long enough for an answer, short enough to wait for none.
 pub const MOMENT: Duration = Duration::from_millis(700);
 
-pub struct Site {
-    pub host: Namespace,
-    pub other: Namespace,
-    pub router: Namespace,
-    pub provider: Namespace,
-    pub server: Namespace,
+/// The topology with our ruleset on its router.
+pub struct Site(Topology);
+
+impl Deref for Site {
+    type Target = Topology;
+
+    fn deref(&self) -> &Topology {
+        &self.0
+    }
 }
 
 impl Site {
     /// Everything connected, with the ruleset of a configuration in force.
     pub fn new(configuration: &str) -> Result<Self> {
-        let site = Self {
-            host: Namespace::new("nfthost")?,
-            other: Namespace::new("nftoth")?,
-            router: Namespace::new("nftrtr")?,
-            provider: Namespace::new("nftisp")?,
-            server: Namespace::new("nftsrv")?,
-        };
-        site.connect()?;
+        let site = Self(Topology::new(true)?);
         site.configure(configuration)?;
         Ok(site)
-    }
-
-    fn connect(&self) -> Result<()> {
-        let Self { host, other, router, provider, server } = self;
-        router.join("port1", host, "eth0")?;
-        router.join("port2", other, "eth0")?;
-        router.run("ip link add lan type bridge")?;
-        for port in ["port1", "port2"] {
-            router.run(&format!("ip link set {port} master lan"))?;
-        }
-        router.run("ip link set lan up")?;
-        router.join("eth0", provider, "access")?;
-        provider.join("core", server, "eth0")?;
-        for router in [router, provider] {
-            router.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")?;
-        }
-        for (host, v4, v6) in [(host, HOST, "2001:db8:77::100"), (other, OTHER, "2001:db8:77::101")]
-        {
-            host.address("eth0", &format!("{v4}/24"))?;
-            host.address("eth0", &format!("{v6}/64"))?;
-            host.run(&format!("ip route add default via {ROUTER}"))?;
-            host.run("ip -6 route add default via 2001:db8:77::1")?;
-        }
-        router.address("lan", &format!("{ROUTER}/24"))?;
-        router.address("lan", "2001:db8:77::1/64")?;
-        router.address("eth0", &format!("{WAN}/24"))?;
-        router.address("eth0", "2001:db8:1::2/64")?;
-        router.run(&format!("ip route add default via {PROVIDER}"))?;
-        router.run("ip -6 route add default via 2001:db8:1::1")?;
-        provider.address("access", &format!("{PROVIDER}/24"))?;
-        provider.address("access", "2001:db8:1::1/64")?;
-        provider.address("core", "203.0.113.1/24")?;
-        provider.address("core", "2001:db8:2::1/64")?;
-        provider.run("ip -6 route add 2001:db8:77::/64 via 2001:db8:1::2")?;
-        server.address("eth0", &format!("{SERVER}/24"))?;
-        server.address("eth0", "2001:db8:2::10/64")?;
-        server.run("ip route add default via 203.0.113.1")?;
-        server.run("ip -6 route add default via 2001:db8:2::1").map(drop)
     }
 
     /// Puts the ruleset of a configuration into force.
