@@ -3,6 +3,8 @@
 //! setpriv), ping, iproute2, iperf3.
 #![allow(clippy::print_stdout, reason = "a test harness of its own")]
 
+mod around;
+
 use std::{
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
@@ -11,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use portcullis_bus::{
     config::{ApplyReport, Config1, ConfigApi, ConfigStatus, Problem},
     firewall::FirewallBusProxy,
@@ -21,6 +23,8 @@ use portcullis_bus::{
 use portcullis_model::{Document, part::FirewallPart};
 use portcullis_netns::{Namespace, execute};
 use tokio::{net::UnixListener, sync::watch};
+
+use around::{Pins, connect, interfaces, loaded, until};
 
 const ROLE: &str = "PORTCULLIS_TEST_ROLE";
 const USER: u32 = 103;
@@ -93,15 +97,6 @@ impl NetworkApi for FakeNetwork {
     }
     async fn wan_leases(&self) -> portcullis_bus::Result<Vec<WanLease>> {
         Ok(Vec::new())
-    }
-}
-
-/// The pins, which go away with the test.
-struct Pins(PathBuf);
-
-impl Drop for Pins {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -189,7 +184,7 @@ async fn story() -> Result<()> {
     until("the first programs", async || Ok(is_pinned(&pins.0, "tcx_egress"))).await?;
     ensure!(std::fs::read_dir(pins.0.join("links"))?.count() == 0, "attached without a policy");
     config.answers.send_replace(true);
-    let firewall = connect(&bus).await?;
+    let firewall = connect(&bus.join("firewall.sock")).await?;
     until("four attachments", async || Ok(firewall.attachments().await?.len() == 4)).await?;
     until(
         "forwarding",
@@ -208,7 +203,7 @@ async fn story() -> Result<()> {
     service.kill()?;
     host.run("ping -c 1 -W 2 198.51.100.10")?;
     let service = Process::start(&router, folder.path(), &pins.0)?;
-    let firewall = connect(&bus).await?;
+    let firewall = connect(&bus.join("firewall.sock")).await?;
     until("four attachments", async || Ok(firewall.attachments().await?.len() == 4)).await?;
     let status = firewall.datapath().await?;
     ensure!(status.programs == status.programs_wanted, "loaded again: {status:?}");
@@ -230,7 +225,7 @@ async fn story() -> Result<()> {
     service.kill()?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let service = Process::start(&router, folder.path(), &pins.0)?;
-    let firewall = connect(&bus).await?;
+    let firewall = connect(&bus.join("firewall.sock")).await?;
     until("four attachments", async || Ok(firewall.attachments().await?.len() == 4)).await?;
     let mut larger = part.clone();
     larger.firewall.max_flows = 131_072;
@@ -359,15 +354,6 @@ fn rules(count: u32) -> Result<Vec<portcullis_model::firewall::Rule>> {
     (0..count).map(rule).collect()
 }
 
-/// All stages are there.
-async fn loaded(firewall: &FirewallBusProxy<'_>) -> Result<()> {
-    until("all programs", async || {
-        let status = firewall.datapath().await?;
-        Ok(status.programs_wanted > 0 && status.programs == status.programs_wanted)
-    })
-    .await
-}
-
 async fn program_ids(firewall: &FirewallBusProxy<'_>) -> Result<Vec<u32>> {
     Ok(firewall.attachments().await?.iter().map(|attachment| attachment.program_id).collect())
 }
@@ -377,23 +363,6 @@ async fn listening(namespace: &Namespace) -> Result<()> {
         Ok(namespace.run("cat /proc/net/tcp /proc/net/tcp6")?.contains(":1451 "))
     })
     .await
-}
-
-fn interfaces(router: &Namespace, wan: &str) -> Result<Vec<InterfaceStatus>> {
-    [("lan", "lan", "192.168.77.1"), ("wan", "eth0", wan)]
-        .into_iter()
-        .map(|(name, device, address)| {
-            let index = router.run(&format!("cat /sys/class/net/{device}/ifindex"))?;
-            Ok(InterfaceStatus {
-                name: name.to_owned(),
-                device: device.to_owned(),
-                index: index.trim().parse()?,
-                zone: name.to_owned(),
-                addresses: vec![format!("{address}/24")],
-                ..InterfaceStatus::default()
-            })
-        })
-        .collect()
 }
 
 fn serve<I>(bus: &Path, name: &str, object: I) -> Result<Notifier<I>>
@@ -407,33 +376,4 @@ where
     let notifier = server.notifier();
     tokio::spawn(server.run(listener));
     Ok(notifier)
-}
-
-async fn connect(bus: &Path) -> Result<FirewallBusProxy<'static>> {
-    let path = bus.join("firewall.sock");
-    let end = Instant::now() + PATIENCE;
-    loop {
-        match std::os::unix::net::UnixStream::connect(&path) {
-            Ok(stream) => {
-                let connection =
-                    zbus::connection::Builder::unix_stream(stream).p2p().build().await?;
-                return Ok(FirewallBusProxy::new(&connection).await?);
-            }
-            Err(error) if Instant::now() > end => bail!("{}: {error}", path.display()),
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
-}
-
-async fn until(what: &str, mut condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        let reached = condition().await;
-        match reached {
-            Ok(true) => return Ok(()),
-            Ok(false) if Instant::now() > end => bail!("not within {PATIENCE:?}: {what}"),
-            Err(error) if Instant::now() > end => return Err(error.context(what.to_owned())),
-            _ => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
 }

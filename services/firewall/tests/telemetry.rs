@@ -5,6 +5,8 @@
 #![allow(clippy::print_stdout, reason = "a test harness of its own")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
 
+mod around;
+
 use std::{
     io::Read,
     net::{Ipv4Addr, UdpSocket},
@@ -24,11 +26,13 @@ use nix::{
 use portcullis_bus::{
     config::Config1,
     firewall::{CaptureRequest, FirewallBusProxy},
-    network::{InterfaceStatus, Network1},
+    network::Network1,
 };
 use portcullis_model::{Document, firewall::Hook, part::FirewallPart};
 use portcullis_netns::{Namespace, execute};
 use portcullis_peers::{FakeConfig, FakeNetwork, Router};
+
+use around::{Pins, connect, interfaces, loaded, until};
 
 const ROLE: &str = "PORTCULLIS_TEST_ROLE";
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -86,15 +90,6 @@ fn main() -> ExitCode {
             println!("test telemetry_of_the_service ... FAILED\n{error:#}");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// The pins, which go away with the test.
-struct Pins(PathBuf);
-
-impl Drop for Pins {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -182,7 +177,7 @@ async fn story() -> Result<()> {
     let part = FirewallPart::of(&Document::parse(DOCUMENT)?);
     config.parts.lock().unwrap().push(("firewall".to_owned(), serde_json::to_string(&part)?));
     let network = Arc::new(FakeNetwork::default());
-    *network.interfaces.lock().unwrap() = interfaces(&router)?;
+    *network.interfaces.lock().unwrap() = interfaces(&router, "198.51.100.2")?;
     let _running =
         (bus.serve("config", Config1(config))?, bus.serve("network", Network1(network))?);
     let collector = server.enter(|| Ok(UdpSocket::bind((SERVER, 4739))?))?;
@@ -221,11 +216,7 @@ async fn story() -> Result<()> {
     };
     until("four attachments", async || Ok(firewall.attachments().await?.len() == 4)).await?;
     // The programs come one after the other, behind the service; those of captures last.
-    let loaded = async || {
-        let status = firewall.datapath().await?;
-        Ok(status.programs_wanted > 0 && status.programs == status.programs_wanted)
-    };
-    until("all programs", loaded).await?;
+    loaded(&firewall).await?;
     until("a ping", async || Ok(lab.host.run("ping -c 1 -W 1 198.51.100.10").is_ok())).await?;
 
     log_of_rules(&lab).await?;
@@ -543,52 +534,4 @@ async fn read_all(file: OwnedFd) -> Result<Vec<u8>> {
         Ok(bytes)
     })
     .await?
-}
-
-fn interfaces(router: &Namespace) -> Result<Vec<InterfaceStatus>> {
-    [("lan", "lan", "192.168.77.1"), ("wan", "eth0", "198.51.100.2")]
-        .into_iter()
-        .map(|(name, device, address)| {
-            let index = router.run(&format!("cat /sys/class/net/{device}/ifindex"))?;
-            let mac = router.run(&format!("cat /sys/class/net/{device}/address"))?;
-            Ok(InterfaceStatus {
-                name: name.to_owned(),
-                device: device.to_owned(),
-                index: index.trim().parse()?,
-                mac: mac.trim().to_owned(),
-                zone: name.to_owned(),
-                mtu: 1500,
-                addresses: vec![format!("{address}/24")],
-                ..InterfaceStatus::default()
-            })
-        })
-        .collect()
-}
-
-async fn connect(path: &Path) -> Result<FirewallBusProxy<'static>> {
-    // The verifier takes its time over the programs.
-    let end = Instant::now() + Duration::from_secs(60);
-    loop {
-        match UnixStream::connect(path) {
-            Ok(stream) => {
-                let connection =
-                    zbus::connection::Builder::unix_stream(stream).p2p().build().await?;
-                return Ok(FirewallBusProxy::new(&connection).await?);
-            }
-            Err(error) if Instant::now() > end => bail!("{}: {error}", path.display()),
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
-}
-
-async fn until(what: &str, mut condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        match condition().await {
-            Ok(true) => return Ok(()),
-            Ok(false) if Instant::now() > end => bail!("not within {PATIENCE:?}: {what}"),
-            Err(error) if Instant::now() > end => return Err(error.context(what.to_owned())),
-            _ => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
 }
