@@ -75,7 +75,7 @@ pub fn build(parts: &Parts<'_>, key: &SigningKey) -> Result<Slot> {
 }
 
 /// The kernel's command line. Nothing in it can start a shell, and init takes the first occurrence of each key.
-fn command_line(architecture: &Architecture, root_hash: &[u8; 32]) -> String {
+pub fn command_line(architecture: &Architecture, root_hash: &[u8; 32]) -> String {
     let mut words = vec![
         "rdinit=/init".to_owned(),
         format!("roothash={}", hex::encode(root_hash)),

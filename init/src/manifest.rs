@@ -13,6 +13,9 @@ use crate::sandbox::SystemCallSet;
 /// Names of the peers in `calls` that are no service with a manifest: PID 1.
 pub const INIT: &str = "init";
 
+/// Name of the configuration service.
+const CONFIG: &str = "config";
+
 /// What a service is, needs and may do.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
@@ -399,6 +402,12 @@ pub fn callers(manifests: &[Manifest], service: &str) -> BTreeSet<u32> {
     manifests.iter().filter(|m| m.calls.contains(service)).map(|m| m.user).collect()
 }
 
+/// User ids that may give orders to services, not only ask: those with `control`, and the
+/// configuration service, which hands out the parts.
+pub fn controllers(manifests: &[Manifest]) -> BTreeSet<u32> {
+    manifests.iter().filter(|m| m.control || m.name == CONFIG).map(|m| m.user).collect()
+}
+
 /// Group that owns the bus socket of `service`: the service's own; root's for [`INIT`], whose
 /// callers are let in by a group of its own.
 pub fn bus_group(manifests: &[Manifest], service: &str) -> Option<u32> {
@@ -425,6 +434,15 @@ mod tests {
     fn the_manifests_of_the_image_are_valid() {
         let manifests = built_in().map_err(messages).unwrap();
         assert_eq!(manifests.len(), BUILT_IN.len());
+    }
+
+    /// Above all not the services that strangers can talk to.
+    #[test]
+    fn only_the_console_and_the_configuration_give_orders() {
+        let manifests = built_in().map_err(messages).unwrap();
+        let users = controllers(&manifests);
+        let names = manifests.iter().filter(|m| users.contains(&m.user)).map(|m| m.name.as_str());
+        assert_eq!(names.collect::<Vec<_>>(), ["config", "console"]);
     }
 
     #[test]

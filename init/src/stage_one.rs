@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::since_start,
     command_line,
-    console::{Console, DEVICE},
+    console::{DEVICE, alarm},
     efi,
     modules::{Loader, ModuleError},
     places::{HANDOVER, MODULES},
@@ -79,9 +79,8 @@ enum Failure {
 pub fn main() -> std::process::ExitCode {
     let started = since_start();
     let Err(failure) = run(started);
-    let console = Console::open(Path::new(DEVICE));
-    console.say(&format!("Portcullis: cannot start: {failure}"));
-    console.say(&format!("Portcullis: restarting in {} s", FAILURE_PAUSE.as_secs()));
+    alarm(&format!("Portcullis: cannot start: {failure}"));
+    alarm(&format!("Portcullis: restarting in {} s", FAILURE_PAUSE.as_secs()));
     std::thread::sleep(FAILURE_PAUSE);
     let _ = reboot(RebootCommand::Restart);
     // Process 1 ends: the kernel panics, and restarts by panic=.
@@ -103,7 +102,7 @@ fn run(started: Duration) -> Result<std::convert::Infallible, Failure> {
     let Candidate { slot, manifest, on_booted_disk } = find_slot(&loader, &slot_started)?;
     let other_disk = slot_started.boot_state.is_some() && !on_booted_disk;
     if other_disk {
-        Console::open(Path::new(DEVICE)).say(&format!(
+        alarm(&format!(
             "Portcullis: the disk that was booted did not appear in {} s; going on with {}",
             DISK_WAIT.as_secs(),
             slot.device

@@ -25,7 +25,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use crate::{
     api::{Api, Boot, Ending, Parts},
     clock::{self, since_start},
-    console::{Console, DEVICE},
+    console::{Console, DEVICE, alarm},
     data,
     health::{self, Confirmation, Running},
     journal::{self, Journal, JournalLayer, Limits},
@@ -76,7 +76,7 @@ pub fn main() -> ExitCode {
         finish(runtime, supervise(began, prepared, &journal, &console))
     });
     let ending = outcome.unwrap_or_else(|error| {
-        console.say(&format!("Portcullis: init cannot work: {error}; restarting in 10 s"));
+        alarm(&format!("Portcullis: init cannot work: {error}; restarting in 10 s"));
         std::thread::sleep(Duration::from_secs(10));
         Ending::Reboot
     });

@@ -42,6 +42,8 @@ pub struct Surroundings {
     pub watchdog: Duration,
     /// User ids that may call it.
     pub callers: String,
+    /// Those of them that may give orders.
+    pub controllers: String,
     /// The console, for the service that has it as standard input and output.
     pub console: Option<OwnedFd>,
 }
@@ -71,6 +73,7 @@ pub fn start(program: &Program, surroundings: Surroundings) -> io::Result<Starte
     command.env("NOTIFY_SOCKET", &surroundings.notify_socket);
     command.env("WATCHDOG_USEC", surroundings.watchdog.as_micros().to_string());
     command.env("PORTCULLIS_BUS_CALLERS", &surroundings.callers);
+    command.env("PORTCULLIS_BUS_CONTROLLERS", &surroundings.controllers);
     command.env("JOURNAL_STREAM", format!("{}:{}", journal.dev(), journal.ino()));
     match surroundings.console {
         Some(console) => {

@@ -147,6 +147,7 @@ struct Said {
 struct Entry {
     manifest: Manifest,
     callers: String,
+    controllers: String,
     sockets: Sockets,
     cgroup: Option<Cgroup>,
     oom_kills: u64,
@@ -445,10 +446,13 @@ impl Entry {
                 .inspect_err(|error| tracing::error!(service = name, %error, "no cgroup"))
                 .ok()
         });
-        let callers = manifest::callers(all, name);
+        let list = |users: std::collections::BTreeSet<u32>| {
+            users.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+        };
         Self {
             manifest: manifest.clone(),
-            callers: callers.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
+            callers: list(manifest::callers(all, name)),
+            controllers: list(manifest::controllers(all)),
             sockets,
             cgroup,
             oom_kills: 0,
@@ -490,6 +494,7 @@ impl Entry {
                 notify_socket: notify_path,
                 watchdog: self.manifest.watchdog(),
                 callers: self.callers.clone(),
+                controllers: self.controllers.clone(),
                 console,
             },
         )?;

@@ -191,7 +191,7 @@ fn confinement() -> Result<()> {
         "list root: Permission denied",
         "bind tcp: Permission denied",
         "signal init: Operation not permitted",
-        "environment LISTEN_FDNAMES LISTEN_FDS LISTEN_PID JOURNAL_STREAM NOTIFY_SOCKET PORTCULLIS_BUS_CALLERS WATCHDOG_USEC",
+        "environment LISTEN_FDNAMES LISTEN_FDS LISTEN_PID JOURNAL_STREAM NOTIFY_SOCKET PORTCULLIS_BUS_CALLERS PORTCULLIS_BUS_CONTROLLERS WATCHDOG_USEC",
         "sockets bus",
     ] {
         ensure!(report.lines().any(|l| l == line), "no line `{line}` in:\n{report}");
