@@ -54,7 +54,7 @@ pub struct ConfigStatus {
 
 bus_interface! {
     /// Loads, validates, stores and hands out the configuration.
-    interface Config1("org.portcullis.Config1"), trait ConfigApi, proxy ConfigBus {
+    interface Config1("org.portcullis.Config1"), trait ConfigApi, proxy ConfigBus, control [apply] {
         /// The document in force as TOML, with all defaults written out.
         fn document() -> String;
         /// Where the document in force came from.

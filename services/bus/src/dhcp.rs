@@ -26,7 +26,7 @@ pub struct Lease {
 
 bus_interface! {
     /// Leases. `Changed`: a lease was given, renamed, released or expired.
-    interface Dhcp1("org.portcullis.Dhcp1"), trait DhcpApi, proxy DhcpBus {
+    interface Dhcp1("org.portcullis.Dhcp1"), trait DhcpApi, proxy DhcpBus, control [apply] {
         /// Takes a new part (JSON of `portcullis_model::part::DhcpPart`); leases stay.
         fn apply(part: String);
         /// All leases, by address.

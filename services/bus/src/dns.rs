@@ -39,7 +39,7 @@ pub struct DnsStatus {
 
 bus_interface! {
     /// The forwarder. `Changed`: the set of upstreams changed.
-    interface Dns1("org.portcullis.Dns1"), trait DnsApi, proxy DnsBus {
+    interface Dns1("org.portcullis.Dns1"), trait DnsApi, proxy DnsBus, control [apply] {
         /// Takes a new part (JSON of `portcullis_model::part::DnsPart`).
         fn apply(part: String);
         /// Counts and upstreams.

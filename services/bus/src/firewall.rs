@@ -197,7 +197,7 @@ pub struct Attachment {
 
 bus_interface! {
     /// The datapath's flows, counters and attachments. `Changed`: attachments or policy changed.
-    interface Firewall1("org.portcullis.Firewall1"), trait FirewallApi, proxy FirewallBus {
+    interface Firewall1("org.portcullis.Firewall1"), trait FirewallApi, proxy FirewallBus, control [apply, capture, reevaluate, purge] {
         /// Takes a new part (JSON of `portcullis_model::part::FirewallPart`); established flows
         /// stay.
         fn apply(part: String);

@@ -6,10 +6,14 @@
 /// `Api` is the trait that a service implements, `Object` what zbus serves, `Proxy` what callers
 /// hold. Every interface also has one signal, `Changed`: something behind its getters is different
 /// now, read again. A signal without content cannot be stale and may be coalesced.
+///
+/// `control` names the methods that change or disclose what not every caller may: see
+/// [`crate::server::Restrict`].
 macro_rules! bus_interface {
     (
         $(#[$doc:meta])*
-        interface $Object:ident($name:tt), trait $Api:ident, proxy $Proxy:ident {
+        interface $Object:ident($name:tt), trait $Api:ident, proxy $Proxy:ident
+        $(, control [$($control:ident),*])? {
             $(
                 $(#[$mdoc:meta])*
                 fn $method:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;
@@ -42,6 +46,35 @@ macro_rules! bus_interface {
             async fn changed(
                 emitter: &zbus::object_server::SignalEmitter<'_>,
             ) -> zbus::Result<()>;
+        }
+
+        impl $crate::server::Restrict for $Object {
+            fn restricted(&self) -> Self {
+                const CONTROL: &[&str] = &[$($(stringify!($control)),*)?];
+
+                struct Restricted(std::sync::Arc<dyn $Api>);
+
+                #[async_trait::async_trait]
+                impl $Api for Restricted {
+                    $(
+                        async fn $method(
+                            &self,
+                            $($arg: $ty),*
+                        ) -> $crate::Result<bus_interface!(@ret $($ret)?)> {
+                            if CONTROL.contains(&stringify!($method)) {
+                                return Err($crate::Error::Denied(concat!(
+                                    $name, ".", stringify!($method),
+                                    " is not for this caller: only the console and the \
+                                     configuration service may"
+                                ).to_owned()));
+                            }
+                            self.0.$method($($arg),*).await
+                        }
+                    )*
+                }
+
+                Self(std::sync::Arc::new(Restricted(self.0.clone())))
+            }
         }
 
         impl $crate::server::Signals for $Object {

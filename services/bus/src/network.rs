@@ -80,7 +80,7 @@ pub struct WanLease {
 
 bus_interface! {
     /// Interfaces, routes and WAN leases. `Changed`: a link, an address or a lease changed.
-    interface Network1("org.portcullis.Network1"), trait NetworkApi, proxy NetworkBus {
+    interface Network1("org.portcullis.Network1"), trait NetworkApi, proxy NetworkBus, control [apply] {
         /// Takes a new part (JSON of `portcullis_model::part::NetworkPart`) and reconciles.
         fn apply(part: String);
         /// All configured interfaces.

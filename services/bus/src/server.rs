@@ -28,6 +28,12 @@ pub trait Signals {
     fn emit_changed(connection: &Connection) -> impl Future<Output = zbus::Result<()>> + Send;
 }
 
+/// An object for callers that may ask but not order.
+pub trait Restrict {
+    /// The same object, whose methods of control answer that they are denied.
+    fn restricted(&self) -> Self;
+}
+
 /// Who may call.
 #[derive(Clone, Debug)]
 pub enum Callers {
@@ -72,6 +78,18 @@ impl<I: Interface + Signals + Clone> Server<I> {
     /// A server for `object`, open to `callers`.
     pub fn new(object: I, callers: Callers) -> Self {
         Self::per_caller(move |_| object.clone(), callers)
+    }
+
+    /// A server for `object`, open to `callers`, of whom only `controllers` may give orders.
+    pub fn with_controllers(object: I, callers: Callers, controllers: Callers) -> Self
+    where
+        I: Restrict,
+    {
+        let of = move |uid| match controllers.allow(uid) {
+            true => object.clone(),
+            false => object.restricted(),
+        };
+        Self::per_caller(of, callers)
     }
 
     /// A server whose object knows its caller: `object` is asked for one with the user id of each

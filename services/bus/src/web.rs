@@ -18,7 +18,7 @@ pub struct CertificateStatus {
 
 bus_interface! {
     /// The HTTPS service. `Changed`: the certificate changed.
-    interface Web1("org.portcullis.Web1"), trait WebApi, proxy WebBus {
+    interface Web1("org.portcullis.Web1"), trait WebApi, proxy WebBus, control [apply] {
         /// Takes a new part (JSON of `portcullis_model::part::WebPart`).
         fn apply(part: String);
         /// The certificate in use.

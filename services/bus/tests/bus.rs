@@ -13,7 +13,8 @@
 
 use std::{
     collections::BTreeSet,
-    os::unix::net::UnixListener,
+    os::unix::{fs::PermissionsExt, net::UnixListener, process::CommandExt},
+    process::Output,
     sync::{
         Arc, LazyLock, Mutex,
         atomic::{AtomicU32, Ordering},
@@ -278,7 +279,6 @@ async fn following_outlives_restarts() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_with_another_user_id_is_refused() -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
     let listener = bind("refuse")?;
     let path = socket_path("refuse");
     std::fs::set_permissions(FOLDER.path(), std::fs::Permissions::from_mode(0o755))?;
@@ -289,30 +289,75 @@ async fn a_caller_with_another_user_id_is_refused() -> Result<()> {
     proxy("refuse").await?.leases().await.context("root; this test needs to be root")?;
 
     // The same call as another user: a process of its own, which starts this test binary again.
-    let program = std::env::current_exe()?;
-    let reachable =
-        tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o755)).tempdir()?;
-    let copy = reachable.path().join("caller");
-    std::fs::copy(&program, &copy)?;
+    let caller = Caller::new()?;
     for (uid, expected) in [(65_533, true), (65_534, false)] {
-        let mut command = std::process::Command::new(&copy);
-        command
-            .args(["--exact", "caller", "--ignored", "--nocapture"])
-            .env("BUS_TEST_SOCKET", &path);
-        std::os::unix::process::CommandExt::uid(&mut command, uid);
-        std::os::unix::process::CommandExt::gid(&mut command, uid);
-        let output = tokio::task::spawn_blocking(move || command.output()).await??;
+        let output = caller.run(uid, &path, "").await?;
         assert_eq!(output.status.success(), expected, "uid {uid}: {output:?}");
     }
     Ok(())
 }
 
+/// A service that is open to the network may ask others, and was taken over: it gives no orders.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the process that a_caller_with_another_user_id_is_refused starts"]
+async fn only_controllers_give_orders() -> Result<()> {
+    let listener = bind("control")?;
+    let path = socket_path("control");
+    std::fs::set_permissions(FOLDER.path(), std::fs::Permissions::from_mode(0o755))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))?;
+    listener.set_nonblocking(true)?;
+    let counter = Arc::new(Counter::default());
+    let server = Server::with_controllers(
+        Dhcp1(counter.clone()),
+        Callers::Only(BTreeSet::from([65_533, 65_534])),
+        Callers::Only(BTreeSet::from([65_533])),
+    );
+    tokio::spawn(server.run(tokio::net::UnixListener::from_std(listener)?));
+    let caller = Caller::new()?;
+    for (uid, allowed) in [(65_533, true), (65_534, false)] {
+        assert!(caller.run(uid, &path, "").await?.status.success(), "uid {uid} may ask");
+        let output = caller.run(uid, &path, "order").await?;
+        assert_eq!(output.status.success(), allowed, "uid {uid}: {output:?}");
+        let told = String::from_utf8_lossy(&output.stderr).contains("is not for this caller");
+        assert_eq!(told, !allowed, "{output:?}");
+    }
+    assert_eq!(*counter.parts.lock().unwrap(), ["order"]);
+    Ok(())
+}
+
+/// This test binary, where other users may start it again as [`caller`].
+struct Caller(tempfile::TempDir);
+
+impl Caller {
+    fn new() -> Result<Self> {
+        let reachable = tempfile::Builder::new()
+            .permissions(std::fs::Permissions::from_mode(0o755))
+            .tempdir()?;
+        std::fs::copy(std::env::current_exe()?, reachable.path().join("caller"))?;
+        Ok(Self(reachable))
+    }
+
+    /// Asks, or with a `part` orders, as this user.
+    async fn run(&self, uid: u32, socket: &std::path::Path, part: &str) -> Result<Output> {
+        let mut command = std::process::Command::new(self.0.path().join("caller"));
+        command
+            .args(["--exact", "caller", "--ignored", "--nocapture"])
+            .env("BUS_TEST_SOCKET", socket)
+            .env("BUS_TEST_PART", part);
+        command.uid(uid).gid(uid);
+        Ok(tokio::task::spawn_blocking(move || command.output()).await??)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the process that tests with other users start"]
 async fn caller() -> Result<()> {
     let path = std::env::var("BUS_TEST_SOCKET")?;
     let connection = connect_at(path.as_ref(), LIMIT).await?;
-    DhcpBusProxy::new(&connection).await?.leases().await?;
+    let proxy = DhcpBusProxy::new(&connection).await?;
+    match std::env::var("BUS_TEST_PART")? {
+        part if part.is_empty() => drop(proxy.leases().await?),
+        part => proxy.apply(part).await?,
+    }
     Ok(())
 }
 

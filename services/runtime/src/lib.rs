@@ -27,13 +27,16 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use portcullis_bus::server::{Callers, Notifier, Server, Signals};
+use portcullis_bus::server::{Callers, Notifier, Restrict, Server, Signals};
 use tokio::signal::unix::{SignalKind, signal};
 use zbus::object_server::Interface;
 
 /// Environment variable with the user ids that may call this service, comma-separated; set by
 /// init from the service manifests.
 pub const BUS_CALLERS_VARIABLE: &str = "PORTCULLIS_BUS_CALLERS";
+
+/// Environment variable with the user ids of those callers that may give orders; set by init.
+pub const BUS_CONTROLLERS_VARIABLE: &str = "PORTCULLIS_BUS_CONTROLLERS";
 
 /// What [`Service::pending`] sends, besides the keys of sd_notify(3).
 pub const PENDING_KEY: &str = "X_PORTCULLIS_PENDING";
@@ -103,10 +106,14 @@ impl Service {
     /// If the socket was neither handed over nor can be made.
     pub fn serve_bus<I>(&mut self, object: I) -> Result<Notifier<I>, SocketError>
     where
-        I: Interface + Signals + Clone,
+        I: Interface + Signals + Restrict + Clone,
     {
         let listener = self.sockets.bus(self.name)?;
-        let server = Server::new(object, callers());
+        let server = Server::with_controllers(
+            object,
+            users(BUS_CALLERS_VARIABLE),
+            users(BUS_CONTROLLERS_VARIABLE),
+        );
         let notifier = server.notifier();
         tokio::spawn(server.run(listener));
         Ok(notifier)
@@ -165,8 +172,8 @@ pub fn unix_now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-fn callers() -> Callers {
-    match std::env::var(BUS_CALLERS_VARIABLE) {
+fn users(variable: &str) -> Callers {
+    match std::env::var(variable) {
         Ok(list) => {
             Callers::Only(list.split(',').filter_map(|uid| uid.trim().parse().ok()).collect())
         }
