@@ -28,7 +28,7 @@ pub mod upstreams;
 pub mod zone;
 
 #[doc(hidden)]
-pub use exercise::exercise;
+pub use exercise::{exercise, exercise_answer};
 
 use std::process::ExitCode;
 
