@@ -91,8 +91,8 @@ pub enum ZoneMatch {
 }
 
 impl ZoneMatch {
-    /// How the document writes [`Self::Any`].
-    const ANY: &'static str = "any";
+    /// How the document writes [`Self::Any`]; no zone may have this name.
+    pub const ANY: &'static str = "any";
 }
 
 impl Serialize for ZoneMatch {

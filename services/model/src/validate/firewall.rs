@@ -13,16 +13,18 @@ use std::collections::BTreeMap;
 use super::{Problems, list};
 use crate::{
     Document, Name, Timeouts,
-    firewall::{Firewall, ROUTER, Sets},
+    firewall::{Firewall, ROUTER, Sets, ZoneMatch},
 };
 
 pub(super) fn check(document: &Document, problems: &mut Problems) {
     let firewall = &document.firewall;
-    if firewall.zones.contains_key(ROUTER) {
-        problems.add(
-            format!("firewall.zones.{ROUTER}"),
-            format!("`{ROUTER}` means the router itself; the zone needs another name"),
-        );
+    for (name, meaning) in [(ROUTER, "the router itself"), (ZoneMatch::ANY, "all zones")] {
+        if firewall.zones.contains_key(name) {
+            problems.add(
+                format!("firewall.zones.{name}"),
+                format!("`{name}` means {meaning}; the zone needs another name"),
+            );
+        }
     }
     at_most("firewall.zones", firewall.zones.len(), Firewall::MAX_ZONES, "zones", problems);
     hooks(document, problems);

@@ -469,6 +469,11 @@ fn policies_name_zones_once() {
         "[firewall.zones.lan]\n[firewall.zones.wan]\n[firewall.zones.router]",
         &["firewall.zones.router: `router` means the router itself; the zone needs another name"],
     );
+    // A rule `from = "any"` would be for all zones, not for this one.
+    check(
+        "[firewall.zones.lan]\n[firewall.zones.wan]\n[firewall.zones.any]",
+        &["firewall.zones.any: `any` means all zones; the zone needs another name"],
+    );
 }
 
 #[test]
