@@ -171,8 +171,8 @@ pub const PASSED: u8 = 2;
 
 /// No mapping.
 pub const NO_MAPPING: u32 = u32::MAX;
-/// The side offered no window scale.
-pub const NO_SCALE: u8 = 0xff;
+/// The side offered no window scale. Its low four bits are a shift by none.
+pub const NO_SCALE: u8 = 0xf0;
 
 /// A SYN was seen.
 pub const SYN: u8 = 1;

@@ -19,7 +19,7 @@ use portcullis_guest::Guest;
 /// filters, until it routes IPv4, and for all programs of tcx. A tenth of a million takes half a second
 /// in an emulated machine.
 const BOUNDS: [(Milestone, u64); 3] =
-    [(Milestone::Filters, 115_000), (Milestone::Routes, 380_000), (Milestone::Complete, 950_000)];
+    [(Milestone::Filters, 82_000), (Milestone::Routes, 335_000), (Milestone::Complete, 850_000)];
 
 const TEST: &str = "the_kernel_of_the_image_takes_all_programs";
 

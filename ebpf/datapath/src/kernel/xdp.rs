@@ -144,17 +144,8 @@ macro_rules! continued {
         #[xdp]
         pub fn $program(context: XdpContext) -> u32 {
             let maps = Maps::new(context.as_ptr());
-            match $decide(&maps) {
-                Verdict::Next(stage) => {
-                    stages::xdp(&context, stage as u32);
-                    xdp_action::XDP_PASS
-                }
-                Verdict::Drop(drop) => {
-                    dropped(&context, &maps, length(&context), drop);
-                    xdp_action::XDP_DROP
-                }
-                _ => xdp_action::XDP_PASS,
-            }
+            let verdict = $decide(&maps);
+            conclude(&context, &maps, verdict)
         }
     )* };
 }
@@ -179,12 +170,20 @@ pub fn xdp_create4(context: XdpContext) -> u32 {
             // SAFETY: takes numbers only.
             unsafe { bpf_redirect(hop.egress, 0) as u32 }
         }
+        other => conclude(&context, &maps, other),
+    }
+}
+
+/// Carries out what does not touch the packet. What is left is for tcx.
+#[inline(always)]
+fn conclude(context: &XdpContext, maps: &Maps, verdict: Verdict<'_>) -> u32 {
+    match verdict {
         Verdict::Next(stage) => {
-            stages::xdp(&context, stage as u32);
+            stages::xdp(context, stage as u32);
             xdp_action::XDP_PASS
         }
         Verdict::Drop(drop) => {
-            dropped(&context, &maps, length(&context), drop);
+            dropped(context, maps, length(context), drop);
             xdp_action::XDP_DROP
         }
         _ => xdp_action::XDP_PASS,

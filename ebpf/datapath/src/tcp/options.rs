@@ -9,9 +9,8 @@ use crate::{
     packet::tcp::{OPTION_END, OPTION_MSS, OPTION_NOTHING, OPTION_SCALE},
 };
 
-/// Steps through the options of a SYN: one for each option, and one for each pair of paddings. Hosts need
-/// five to seven; the kernel's verifier walks each of them for each way that leads here.
-const MAX_STEPS: u32 = 10;
+/// Words of options that a header has room for (RFC 9293 section 3.1).
+const MAX_WORDS: u32 = 10;
 
 /// What the options of a SYN say.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -34,61 +33,122 @@ pub fn options<F: Frame>(frame: &F, at: u32) -> Options {
 /// integers.
 #[inline(never)]
 fn read_options<F: Frame>(frame: &F, at: u32) -> u32 {
-    let mut found = u32::from(NO_SCALE);
     let Some([header]) = frame.copy::<1>(at + 12) else {
-        return found;
+        return NO_SCALE.into();
     };
-    let Some([again]) = frame.copy::<1>(at + 12) else {
-        return found;
-    };
-    // Nothing, but the kernel's verifier does not know: it would follow each kind of option in each
-    // place through the rest of the program.
-    let nothing = u32::from(header).wrapping_sub(again.into());
-    let end = at + (u32::from(header >> 4) << 2);
-    let mut place = at + 20;
-    let mut steps = 0;
-    while steps < MAX_STEPS {
-        steps += 1;
-        place = read_option(frame, at, (place, end), &mut found);
-        place = place.wrapping_add(nothing);
-        found = found.wrapping_add(nothing);
-        if place >= end {
+    let length = u32::from(header >> 4) << 2;
+    let mut reader = Reader { state: KIND, found: NO_SCALE.into() };
+    for word in 0..MAX_WORDS {
+        let offset = 20 + word * 4;
+        if offset >= length {
             break;
         }
+        let Some([a, b, c, d]) = frame.copy::<4>(at + offset) else {
+            break;
+        };
+        reader.read(a, offset);
+        reader.read(b, offset + 1);
+        reader.read(c, offset + 2);
+        reader.read(d, offset + 3);
     }
-    if place < end {
-        // More options than are looked at (no host sends them, and twenty of two bytes would fit): a scale
-        // may be among them, whatever it is. The window counts as the largest that it may be.
-        found = found & !0xff | u32::from(MAX_SCALE);
-    }
-    found
+    let found = reader.found;
+    // The option may say that it is longer than the header.
+    if (found >> 8) + 2 > length { found & 0xff } else { found }
 }
 
-/// Reads the option at a place before `end`; where the next one is, `end` if there is none.
-#[inline(always)]
-fn read_option<F: Frame>(frame: &F, at: u32, (place, end): (u32, u32), found: &mut u32) -> u32 {
-    let Some([kind, size]) = frame.copy::<2>(place) else {
-        return end;
-    };
-    if kind == OPTION_NOTHING {
-        // Two at once, without a branch.
-        return place + 1 + u32::from(size == OPTION_NOTHING);
+/// An automaton that reads one byte after the other, by tables and without a branch: the kernel's verifier
+/// would follow each kind of option in each place through all that comes.
+struct Reader {
+    state: u8,
+    /// As `read_options` returns it.
+    found: u32,
+}
+
+// States: what the next byte is. 1 to 38: so many bytes of an option are passed over.
+const KIND: u8 = 0;
+const ENDED: u8 = 40;
+const LENGTH: u8 = 41;
+const LENGTH_OF_MSS: u8 = 42;
+const LENGTH_OF_SCALE: u8 = 43;
+const SCALE: u8 = 44;
+/// The first of the two bytes of the MSS.
+const MSS: u8 = 45;
+
+/// Room for states, and for bytes as [`Tables::class`] has them.
+const ROOM: usize = 64;
+
+struct Tables {
+    /// A byte, those above 40 as 41: no kind that is known and no length that there is room for.
+    class: [u8; 256],
+    /// A byte as a scale.
+    scale: [u8; 256],
+    /// The state behind a byte, by state and class.
+    next: [u8; ROOM * ROOM],
+    /// Bits of `found` that a byte in this state is.
+    is_scale: [u16; ROOM],
+    /// Bits of `found` that the place of this state is.
+    is_mss: [u16; ROOM],
+}
+
+static TABLES: Tables = Tables::new();
+
+impl Tables {
+    #[allow(clippy::indexing_slicing, reason = "made when the program is compiled, or not at all")]
+    const fn new() -> Self {
+        let mut tables = Self {
+            class: [0; 256],
+            scale: [0; 256],
+            next: [ENDED; ROOM * ROOM],
+            is_scale: [0; ROOM],
+            is_mss: [0; ROOM],
+        };
+        let mut byte = 0;
+        while byte < 256 {
+            tables.class[byte] = if byte > 40 { 41 } else { byte as u8 };
+            tables.scale[byte] = if byte > MAX_SCALE as usize { MAX_SCALE } else { byte as u8 };
+            byte += 1;
+        }
+        let mut index = 0;
+        while index < ROOM * ROOM {
+            tables.next[index] = Self::next((index / ROOM) as u8, (index % ROOM) as u8);
+            index += 1;
+        }
+        tables.is_scale[SCALE as usize] = 0xff;
+        tables.is_mss[MSS as usize] = 0xff00;
+        tables
     }
-    let next = place + u32::from(size);
-    if kind == OPTION_END || size < 2 || next > end {
-        return end;
+
+    const fn next(state: u8, class: u8) -> u8 {
+        match (state, class) {
+            (KIND, OPTION_END) => ENDED,
+            (KIND, OPTION_NOTHING) => KIND,
+            (KIND, OPTION_MSS) => LENGTH_OF_MSS,
+            (KIND, OPTION_SCALE) => LENGTH_OF_SCALE,
+            (KIND, _) => LENGTH,
+            (1..=38, _) => state - 1,
+            (LENGTH_OF_MSS, 4) => MSS,
+            (LENGTH_OF_SCALE, 3) => SCALE,
+            (LENGTH | LENGTH_OF_MSS | LENGTH_OF_SCALE, 2..=40) => class - 2,
+            (SCALE, _) => KIND,
+            (MSS, _) => 1,
+            _ => ENDED,
+        }
     }
-    if kind == OPTION_MSS && size == 4 {
-        *found = *found & 0xff | (place + 2 - at) << 8;
+}
+
+impl Reader {
+    /// Reads a byte at an offset behind the TCP header's beginning.
+    #[inline(always)]
+    #[allow(clippy::indexing_slicing, reason = "all indices are masked")]
+    fn read(&mut self, byte: u8, offset: u32) {
+        let state = usize::from(self.state) % ROOM;
+        let class = usize::from(TABLES.class[usize::from(byte)]) % ROOM;
+        let is_scale = u32::from(TABLES.is_scale[state]);
+        let is_mss = u32::from(TABLES.is_mss[state]);
+        let scale = u32::from(TABLES.scale[usize::from(byte)]);
+        self.found = self.found & !(is_scale | is_mss) | scale & is_scale | offset << 8 & is_mss;
+        self.state = TABLES.next[state * ROOM + class];
     }
-    if kind == OPTION_SCALE
-        && size == 3
-        && let Some([shift]) = frame.copy::<1>(place + 2)
-    {
-        let shift = if shift > MAX_SCALE { MAX_SCALE } else { shift };
-        *found = *found & !0xff | u32::from(shift);
-    }
-    next
 }
 
 /// Lowers the maximum segment size in a SYN to `limit`, if it is larger; `at` is the offset of its

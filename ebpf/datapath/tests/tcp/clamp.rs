@@ -4,7 +4,7 @@ use portcullis_datapath::{
     simulation::Bytes,
     tcp::{Options, clamp_mss, mss_limit, options},
 };
-use portcullis_datapath_abi::nat::MSS_BY_MTU;
+use portcullis_datapath_abi::{flow::NO_SCALE, nat::MSS_BY_MTU};
 use proptest::prelude::*;
 
 use crate::gate::{AT, SYN, Sent, frame};
@@ -64,23 +64,51 @@ fn a_syn_without_the_option_is_left_alone() {
     }
 }
 
-/// Sixteen options of two bytes and a scale behind them: more than are looked at. The window then counts as
-/// the largest that it may be, so that nothing honest is dropped, and the MSS stays.
+proptest! {
+    /// However many options stand before them, in whatever order, with paddings between them: all of the 40
+    /// bytes are read.
+    #[test]
+    fn options_are_found_wherever_they_stand(
+        before in prop::collection::vec(prop_oneof![Just(vec![1]), Just(vec![4, 2])], 0..34),
+        between in prop::collection::vec(prop_oneof![Just(vec![1]), Just(vec![4, 2])], 0..34),
+        scale in 0..=14_u8,
+    ) {
+        let mut list = before.concat();
+        list.truncate(33);
+        // Not half an option.
+        if list.last() == Some(&4) {
+            list.pop();
+        }
+        let mss_at = 20 + list.len() + 2;
+        list.extend([2, 4, 5, 180]);
+        for filler in between {
+            if list.len() + filler.len() <= 37 {
+                list.extend(filler);
+            }
+        }
+        list.extend([3, 3, scale]);
+        list.resize(list.len().next_multiple_of(4), 0);
+        let syn = with_checksum(frame(&Sent { flags: SYN, ..Sent::default() }, &list));
+        let found = Options { scale, mss_at: mss_at as u8 };
+        prop_assert_eq!(options(&syn, AT), found, "{:?}", list);
+        let mut clamped = syn;
+        prop_assert_eq!(clamp_mss(&mut clamped, AT, 100), Some(()));
+        prop_assert_eq!(sum(&clamped), 0xffff);
+        let at = AT as usize + mss_at;
+        prop_assert_eq!(&clamped.0[at..at + 2], &100_u16.to_be_bytes());
+    }
+}
+
+/// What takes the most steps: a padding before each option of two bytes.
 #[test]
-fn more_options_than_steps_count_as_the_largest_scale() {
-    let sent = Sent { flags: SYN, ..Sent::default() };
-    let mut many = [4, 2].repeat(16);
-    many.extend([2, 4, 5, 180, 1, 3, 3, 7]);
-    let before = with_checksum(frame(&sent, &many));
-    assert_eq!(options(&before, AT), Options { scale: 14, mss_at: 0 });
-    let mut after = before.clone();
-    assert_eq!(clamp_mss(&mut after, AT, 100), Some(()));
-    assert_eq!(after, before);
-    // Padding is no option: it is taken in pairs.
-    let mut padded = vec![1; 12];
-    padded.extend([2, 4, 5, 180, 1, 3, 3, 7]);
-    let padded = with_checksum(frame(&sent, &padded));
-    assert_eq!(options(&padded, AT), Options { scale: 7, mss_at: 20 + 12 + 2 });
+fn the_most_options_that_a_header_has_room_for_are_read() {
+    for tail in [[3, 3, 7, 0].as_slice(), &[2, 4, 5, 180]] {
+        let mut list = [1, 4, 2].repeat(12);
+        list.extend(tail);
+        let syn = with_checksum(frame(&Sent { flags: SYN, ..Sent::default() }, &list));
+        let (scale, mss_at) = if tail[0] == 3 { (7, 0) } else { (NO_SCALE, 20 + 36 + 2) };
+        assert_eq!(options(&syn, AT), Options { scale, mss_at });
+    }
 }
 
 #[test]

@@ -256,7 +256,7 @@ fn options_after_padding_are_found_and_malformed_ones_end_the_list() {
     assert_eq!(scale_of(&[1, 1, 1, 1, 1, 1, 1, 1, 1, 3, 3, 9]), 9, "nine paddings");
     let mut padded = vec![1; 36];
     padded.extend([1, 3, 3, 9]);
-    assert_eq!(scale_of(&padded), 14, "not looked at: it may be any");
+    assert_eq!(scale_of(&padded), 9, "thirty-seven");
     // Linux: MSS, SACK, timestamps, padding, scale.
     let linux = [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
     assert_eq!(scale_of(&linux), 7);
@@ -273,6 +273,26 @@ fn options_after_padding_are_found_and_malformed_ones_end_the_list() {
     ] {
         assert_eq!(scale_of(&malformed), flow::NO_SCALE, "{malformed:?}");
     }
+}
+
+/// Before the handshake is done too: without the option a window is what the header says.
+#[test]
+fn a_blind_reset_of_a_connection_without_scale_does_not_pass_during_the_handshake() {
+    let gate = Gate::new();
+    let opening = Sent { flags: SYN, sequence: 5_000_000, window: 65_535, ..Sent::default() };
+    let answer = Sent {
+        flags: SYN | ACK,
+        sequence: 9_000_000,
+        acknowledgment: 5_000_001,
+        window: 65_535,
+        ..Sent::default()
+    };
+    assert_eq!(gate.judge(0, &opening), InWindow);
+    assert_eq!(gate.judge(1, &answer), InWindow);
+    let reset = |sequence| Sent { flags: RST, sequence, ..Sent::default() };
+    assert_eq!(gate.judge(0, &reset(5_000_001 - 65_536)), OutOfWindow, "a window and one before");
+    assert_eq!(gate.judge(0, &reset(5_000_001 - 1_000_000)), OutOfWindow);
+    assert_eq!(gate.judge(0, &reset(5_000_001)), InWindow);
 }
 
 /// What must hold for any segment with these numbers, on an established connection at rest.
