@@ -77,6 +77,16 @@ fn udp(from: [u8; 4], to: [u8; 4]) -> Bytes {
     Bytes(bytes)
 }
 
+fn udp6(from: [u8; 16], to: [u8; 16]) -> Bytes {
+    let mut bytes = Vec::new();
+    PacketBuilder::ethernet2(MAC_CLIENT, MAC_ROUTER)
+        .ipv6(from, to, 60)
+        .udp(5000, 53)
+        .write(&mut bytes, b"question")
+        .unwrap();
+    Bytes(bytes)
+}
+
 fn syn(port: u16) -> Bytes {
     let mut bytes = Vec::new();
     PacketBuilder::ethernet2(MAC_CLIENT, MAC_ROUTER)
@@ -140,6 +150,11 @@ fn address(octets: [u8; 4]) -> [u32; 4] {
     mapped(u32::from_ne_bytes(octets))
 }
 
+fn address6(octets: [u8; 16]) -> [u32; 4] {
+    let [a, b, c, d] = std::array::from_fn(|word| *octets[word * 4..].first_chunk().unwrap());
+    [a, b, c, d].map(u32::from_ne_bytes)
+}
+
 #[test]
 fn blocked_addresses_are_refused_in_both_directions() {
     let mut router = router(Guard { flags: BLOCKLIST, ..Guard::default() });
@@ -180,6 +195,32 @@ fn a_source_over_its_limit_is_refused_and_others_are_not() {
     assert_eq!(send(CLIENT, 0), None);
     router.guard.nanoseconds.set(router.guard.nanoseconds.get() + 100_000_000);
     assert_eq!(send(CLIENT, 100), None, "a tenth of a second later there is one more");
+}
+
+/// XDP leaves what is for a service of the router to tcx, which asks again: that is one packet, not two.
+#[test]
+fn what_both_hooks_see_counts_once() {
+    let mut settings = Guard { flood_zones: OPEN_WAN, ..Guard::default() };
+    settings.per_source[FloodClass::Udp as usize] = Limit::new(10, 3);
+    settings.total[FloodClass::Udp as usize] = Limit::new(10, 3);
+    let mut router = router(settings);
+    router.addresses.insert(u32::from_ne_bytes(SERVER));
+    router.addresses6.insert(address6(SERVER6));
+    let zone = Zone { services: portcullis_datapath_abi::policy::DNS, ..Zone::default() };
+    router.zones.insert(2, zone);
+    for frame in [udp(CLIENT, SERVER), udp6(CLIENT6, SERVER6)] {
+        let first = Arrival { hook: Hook::Xdp, ..arrival(&frame) };
+        for _ in 0..4 {
+            for arrival in [first, arrival(&frame)] {
+                let verdict = router.arrive(&frame, &arrival);
+                assert!(matches!(verdict, Verdict::Kernel(Counter::Service)), "{verdict:?}");
+            }
+        }
+        // And what is too much is dropped by the first of them.
+        let verdict = router.arrive(&frame, &first);
+        assert!(matches!(verdict, Verdict::Drop(drop) if drop.counter == Counter::DropFloodSource));
+        router.guard.nanoseconds.set(2 * router.guard.nanoseconds.get());
+    }
 }
 
 #[test]

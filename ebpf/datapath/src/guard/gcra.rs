@@ -27,6 +27,21 @@ pub fn conforms(cell: &AtomicU64, now: u64, limit: &Limit) -> bool {
     true
 }
 
+/// Takes back a packet that [`conforms`] has counted.
+#[inline(always)]
+pub(super) fn take_back(cell: &AtomicU64, limit: &Limit) {
+    for _ in 0..ATTEMPTS {
+        let due = cell.load(Ordering::Relaxed);
+        // Less in a cell that was made anew meanwhile.
+        let Some(before) = due.checked_sub(limit.interval_ns) else {
+            return;
+        };
+        if cell.compare_exchange(due, before, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            return;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,6 +68,21 @@ mod tests {
         let passed =
             (0..10_000).filter(|n| conforms(&cell, start + n * SECOND / 1000, &limit)).count();
         assert!((1000..=1022).contains(&passed), "{passed}");
+    }
+
+    #[test]
+    fn what_is_taken_back_was_never_there() {
+        let limit = Limit::new(10, 5);
+        let cell = AtomicU64::new(0);
+        for _ in 0..100 {
+            assert!(conforms(&cell, SECOND, &limit));
+            take_back(&cell, &limit);
+        }
+        let passed = (0..100).filter(|_| conforms(&cell, SECOND, &limit)).count();
+        assert_eq!(passed, 6);
+        let new = AtomicU64::new(0);
+        take_back(&new, &limit);
+        assert_eq!(new.into_inner(), 0);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use portcullis_datapath_abi::{
 use portcullis_flow_table::AtomicU64;
 
 pub use gcra::conforms;
+use gcra::take_back;
 pub use syn_cookie::{Challenge, Connection, challenge, write_challenge};
 
 /// Maps and helpers of the guard.
@@ -130,6 +131,33 @@ fn rate<T: GuardTables>(
         return Admission::Refused(Counter::DropFloodTotal);
     }
     ADMITTED
+}
+
+/// Takes back that [`admit`] has counted a packet: another hook will ask about it again.
+#[inline(always)]
+pub fn uncount<T: GuardTables>(tables: &T, visitor: &Visitor<'_>) {
+    let (Some(guard), Some(class)) = (tables.guard(), visitor.class) else {
+        return;
+    };
+    if guard.flood_zones & 1 << (visitor.zone & 31) == 0
+        || guard.flags & EXEMPTIONS != 0 && tables.prefix_flags(visitor.source) & EXEMPT != 0
+    {
+        return;
+    }
+    let index = class as usize % FLOOD_CLASSES;
+    if let Some(limit) = guard.per_source.get(index)
+        && *limit != Limit::NONE
+        && let Some(cell) =
+            tables.source_rate(&FloodKey { source: network(visitor.source), class: class as u32 })
+    {
+        take_back(cell, limit);
+    }
+    if let Some(limit) = guard.total.get(index)
+        && *limit != Limit::NONE
+        && let Some(cell) = tables.total_rate(class)
+    {
+        take_back(cell, limit);
+    }
 }
 
 /// The whole IPv4 address, the /64 of an IPv6 one.

@@ -17,7 +17,7 @@ use crate::{
     classify::has_rules,
     flow::find4,
     frame::Frame,
-    guard::{Admission, Visitor, admit, asks_proof},
+    guard::{Admission, Visitor, admit, asks_proof, uncount},
     known::wire_length,
     nat::{Exit, Inbound, Inside, inbound},
     packet::{Fragment, Packet, icmp},
@@ -52,7 +52,7 @@ pub fn open4<'a, T: Tables, F: Frame>(tables: &'a T, frame: &F, arrival: &Arriva
         return Verdict::Drop(Drop::from(reason, from));
     }
     if arrival.cast == Cast::Group || is_group(packet.destination) {
-        return to_router(tables, config, frame, arrival, packet);
+        return for_router(tables, config, frame, arrival, packet, &visitor);
     }
     let Some(candidate) = tables.candidate() else {
         return Verdict::Drop(Drop::from(Counter::DropStage, from));
@@ -73,7 +73,7 @@ pub fn open4<'a, T: Tables, F: Frame>(tables: &'a T, frame: &F, arrival: &Arriva
         Inbound::Inside(inside) => enter(candidate, packet, &inside),
         Inbound::Direct if !tables.is_local(packet.destination) => {}
         Inbound::Direct | Inbound::ToRouter => {
-            return to_router(tables, config, frame, arrival, packet);
+            return for_router(tables, config, frame, arrival, packet, &visitor);
         }
     }
     if !may_be_end(packet.source)
@@ -199,7 +199,23 @@ fn through<'a, T: Tables>(
     ready(arrival, packet, candidate)
 }
 
-/// A packet for the router itself.
+/// A packet for the router itself. What XDP leaves to tcx counts there.
+#[inline(always)]
+fn for_router<'a, T: Tables, F: Frame>(
+    tables: &'a T,
+    config: &Config,
+    frame: &F,
+    arrival: &Arrival,
+    packet: &Packet,
+    visitor: &Visitor<'_>,
+) -> Verdict<'a> {
+    let verdict = to_router(tables, config, frame, arrival, packet);
+    if arrival.hook == Hook::Xdp && matches!(verdict, Verdict::Kernel(_)) {
+        uncount(tables, visitor);
+    }
+    verdict
+}
+
 #[inline(always)]
 fn to_router<'a, T: Tables, F: Frame>(
     tables: &'a T,

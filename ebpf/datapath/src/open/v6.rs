@@ -7,11 +7,11 @@ use super::{
     dhcp6_client_key, flood_class, is_dhcp6_request, is_reset, link_source, opens, service_of,
 };
 use crate::{
-    Arrival, Cast, Kind, NextHop, RouteQuery, Stage, Tables, Verdict,
+    Arrival, Cast, Hook, Kind, NextHop, RouteQuery, Stage, Tables, Verdict,
     classify::has_rules,
     flow::find6,
     frame::Frame,
-    guard::{Admission, Visitor, admit, asks_proof},
+    guard::{Admission, Visitor, admit, asks_proof, uncount},
     known::wire_length,
     packet::Fragment,
     packet6::Packet6,
@@ -48,7 +48,12 @@ pub fn open6<'a, T: Tables, F: Frame>(tables: &'a T, frame: &F, arrival: &Arriva
         return neighbourhood(tables, packet, from, link);
     }
     if group || link || tables.is_local6(&packet.destination) {
-        return to_router(tables, frame, packet, arrival.interface, (from, group, link));
+        let verdict = to_router(tables, frame, packet, arrival.interface, (from, group, link));
+        // What XDP leaves to tcx counts there.
+        if arrival.hook == Hook::Xdp && matches!(verdict, Verdict::Kernel(_)) {
+            uncount(tables, &visitor);
+        }
+        return verdict;
     }
     if !may_be_end(&packet.source)
         || !may_be_end(&packet.destination)
