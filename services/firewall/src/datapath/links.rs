@@ -1,5 +1,7 @@
 //! Attachments to devices, pinned.
 
+mod tags;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -115,6 +117,7 @@ impl Place<'_> {
 
     /// The same for XDP, in the driver: never in the generic code, which is slower than tcx.
     pub(super) fn attach_xdp(&self, program: &mut Xdp) -> Result<()> {
+        tags::leave_in_frames(self.device).map_err(|error| self.failed(&error))?;
         if let Some(link) = self.pinned::<XdpLink>() {
             match program.attach_to_link(link) {
                 Ok(id) => {

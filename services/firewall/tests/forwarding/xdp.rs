@@ -22,6 +22,13 @@ fn hooks_of(site: &Site, device: &str) -> Result<Vec<Hook>> {
     Ok(attached.filter(|(found, ..)| *found == index).map(|(_, hook, _)| hook).collect())
 }
 
+/// Whether a device of the router takes the VLAN tag off a frame before XDP sees it.
+fn takes_tags_off(site: &Site, device: &str) -> Result<bool> {
+    let features = site.router.run(&format!("ethtool -k {device}"))?;
+    let line = features.lines().find(|line| line.starts_with("rx-vlan-offload:"));
+    Ok(line.context("rx-vlan-offload")?.ends_with(" on"))
+}
+
 /// An upload and then a download of 30 MB, 20,000 segments; both must come through whole.
 fn transfer(site: &Site) -> Result<()> {
     for direction in ["", "-R"] {
@@ -62,6 +69,9 @@ fn xdp_in_one_direction_and_tcx_in_the_other() -> Result<()> {
     })?;
     ensure!(hooks_of(&site, "lan")?.contains(&Hook::Xdp));
     ensure!(!hooks_of(&site, "eth0")?.contains(&Hook::Xdp));
+    // Else a frame of any VLAN would look like one of the device's own zone.
+    ensure!(!takes_tags_off(&site, "lan")?, "XDP does not see the tags");
+    ensure!(takes_tags_off(&site, "eth0")?, "tcx does, and leaves the device as it is");
     transfer(&site)?;
     let [out, back] = [redirected(&site.router, "lan")?, redirected(&site.router, "eth0")?];
     ensure!(out > 15_000 && back == 0, "{out} {back} {}", site.counters()?);
