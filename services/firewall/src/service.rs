@@ -103,7 +103,10 @@ impl Firewall {
         if Datapath::has_tables(pins) {
             return Ok(None);
         }
-        Datapath::begin(pins, replacement::usual_sizes(), news).map(Some)
+        let datapath = Datapath::begin(pins, replacement::usual_sizes(), news)?;
+        // The other services start now too, and all wait for the filters.
+        datapath.hold_back();
+        Ok(Some(datapath))
     }
 
     /// The same as [`Self::open`], but programs are loaded behind it: `news` is notified when it is time

@@ -9,6 +9,7 @@ use std::{
     num::NonZero,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use aya::{
@@ -26,6 +27,10 @@ use super::{
 /// Threads that load programs, at most: the manifest allows a few.
 const WORKERS: usize = 4;
 
+/// Longest time that what comes after [`Milestone::Filters`] is held back: as long as the network service
+/// is waited for.
+const HELD_BACK: Duration = Duration::from_secs(5);
+
 /// How far the loading of a group is; shared by the threads that load and those who wait.
 pub(super) struct Loading {
     group: Group,
@@ -41,6 +46,8 @@ struct State {
     loaded: BTreeSet<&'static str>,
     /// What the kernel refused first. The others are loaded all the same.
     failure: Option<(&'static str, String)>,
+    /// What comes after [`Milestone::Filters`] waits.
+    held_back: bool,
     /// Nobody needs the programs any more.
     cancelled: bool,
 }
@@ -92,6 +99,26 @@ impl Loading {
     /// Loads no further program.
     pub(super) fn cancel(&self) {
         self.lock().cancelled = true;
+        self.changed.notify_all();
+    }
+
+    /// Has what comes after [`Milestone::Filters`] wait for [`Self::release`], though not for long: at the
+    /// start all services want the processors, and the first programs have to be attached.
+    pub(super) fn hold_back(&self) {
+        self.lock().held_back = true;
+    }
+
+    /// Goes on with what was held back.
+    pub(super) fn release(&self) {
+        self.lock().held_back = false;
+        self.changed.notify_all();
+    }
+
+    /// Waits until nothing is held back any more; after `limit` that is so.
+    fn wait_for_release(&self, limit: Duration) {
+        let held_back = |state: &mut State| state.held_back && !state.cancelled;
+        let waited = self.changed.wait_timeout_while(self.lock(), limit, held_back);
+        waited.unwrap_or_else(PoisonError::into_inner).0.held_back = false;
     }
 
     fn report(&self, outcome: std::result::Result<&'static str, (&'static str, String)>) {
@@ -169,6 +196,10 @@ impl Loading {
                 && let Some((name, program)) = next()
             {
                 if !first.contains(&name) {
+                    self.wait_for_release(HELD_BACK);
+                    if !self.goes_on() {
+                        return;
+                    }
                     give_way();
                 }
                 let done = load(name, program, pins);
@@ -236,4 +267,30 @@ pub(super) fn enter(name: &'static str, descriptor: &ProgramFd, pins: &Path) -> 
         stages.set(number, descriptor, 0).map_err(failed)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_back_waits_until_it_is_released_or_not_needed_or_for_too_long() {
+        let held = || {
+            let loading = Loading::new(Group::Tcx, Path::new("/nonexistent"), Arc::default());
+            loading.hold_back();
+            loading
+        };
+        for free in [Loading::release, Loading::cancel] {
+            let loading = held();
+            std::thread::scope(|scope| {
+                let waiting = scope.spawn(|| loading.wait_for_release(Duration::MAX));
+                assert!(!waiting.is_finished());
+                free(&loading);
+            });
+        }
+        let loading = held();
+        loading.wait_for_release(Duration::ZERO);
+        // Nor does the next thread wait.
+        loading.wait_for_release(Duration::MAX);
+    }
 }

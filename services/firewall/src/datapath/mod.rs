@@ -276,6 +276,11 @@ impl Datapath {
         self.programs.wait()
     }
 
+    /// Has all programs but the first wait until these are attached, though not for long.
+    pub fn hold_back(&self) {
+        self.programs.hold_back();
+    }
+
     /// How many programs are loaded.
     pub fn progress(&self) -> Progress {
         self.programs.progress()
@@ -397,6 +402,7 @@ impl Datapath {
             choices.get(&index).is_some_and(|choice| choice.xdp || hook != Hook::Xdp)
         });
         failures.extend(self.confirm_transmission(devices).err());
+        self.programs.release();
         if failures.is_empty() && !self.waiting {
             // A second look: what was made or changed between the first and the change of programs.
             failures.extend(self.carry_flows_over().err());

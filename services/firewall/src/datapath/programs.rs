@@ -121,8 +121,19 @@ impl Programs {
         self.xdp.as_ref()?.failure()
     }
 
+    /// Has what need not be there to attach tcx wait for [`Self::release`], though not for long.
+    pub(super) fn hold_back(&self) {
+        self.tcx.hold_back();
+    }
+
+    /// Goes on with what was held back.
+    pub(super) fn release(&self) {
+        self.tcx.release();
+    }
+
     /// Waits until all programs of tcx are loaded.
     pub(super) fn wait(&self) -> Result<()> {
+        self.release();
         self.tcx.wait(&Group::Tcx.programs())
     }
 
