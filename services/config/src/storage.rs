@@ -103,13 +103,21 @@ impl Store {
             Ok(Some(stored)) => stored != before,
             Err(_) => true,
         };
-        if unusable {
-            match self.put_aside(CURRENT) {
-                Ok(aside) => tracing::info!(aside, "{CURRENT} could not be used and is kept"),
-                Err(error) => tracing::warn!(%error, "{CURRENT} could not be used and is replaced"),
+        let aside = unusable.then(|| self.put_aside(CURRENT));
+        self.replace(CURRENT, text.as_bytes()).inspect_err(|_| {
+            // It is in its place still.
+            if let Some(Ok(aside)) = &aside {
+                let _ = fs::remove_file(self.folder.join(aside));
             }
+        })?;
+        match aside {
+            Some(Ok(aside)) => tracing::info!(aside, "{CURRENT} could not be used and is kept"),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "{CURRENT} could not be used and is replaced")
+            }
+            None => {}
         }
-        self.replace(CURRENT, text.as_bytes())
+        Ok(())
     }
 
     /// Stores what is known about the document in force.
@@ -135,17 +143,17 @@ impl Store {
         }
     }
 
-    /// Renames a document to `config.damaged-<n>.toml`, and removes the
-    /// oldest of these beyond a few. Returns the new name.
+    /// Keeps a document as `config.damaged-<n>.toml`, too, and removes the oldest of these beyond a
+    /// few. Returns the new name. It is not renamed: what is to take its place may not find room.
     ///
     /// # Errors
-    /// If renaming fails.
+    /// If the disk fails.
     fn put_aside(&self, name: &str) -> Result<String, StorageError> {
         let mut numbers = self.numbers_aside()?;
         let number = numbers.last().map_or(1, |last| last.saturating_add(1));
         let aside = aside_name(number);
         let path = self.folder.join(name);
-        fs::rename(&path, self.folder.join(&aside))
+        fs::hard_link(&path, self.folder.join(&aside))
             .and_then(|()| self.sync())
             .map_err(|source| StorageError { path, source })?;
         numbers.push(number);

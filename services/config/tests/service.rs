@@ -319,6 +319,25 @@ async fn what_could_not_be_stored_leaves_nothing_behind() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_used_stays_while_nothing_takes_its_place() -> Result<()> {
+    let lab = Lab::new()?;
+    fs::create_dir_all(lab.file(""))?;
+    fs::write(lab.file("config.toml"), "of a newer release")?;
+    // No document can be written, as on a full disk.
+    fs::create_dir(lab.file(".config.toml.new"))?;
+    let (_process, config) = lab.start().await?;
+    let refused = config.apply(MORE_FLOWS.into()).await.unwrap_err().to_string();
+    assert!(refused.contains("config.toml"), "{refused}");
+    assert_eq!(fs::read(lab.file("config.toml"))?, b"of a newer release");
+    assert!(!lab.file("config.damaged-1.toml").exists());
+
+    fs::remove_dir(lab.file(".config.toml.new"))?;
+    assert!(config.apply(MORE_FLOWS.into()).await?.accepted);
+    assert_eq!(fs::read(lab.file("config.damaged-1.toml"))?, b"of a newer release");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_first_boot_takes_the_volume() -> Result<()> {
     let lab = Lab::new()?;
     let volume = lab.router.run_dir().join("volume");
