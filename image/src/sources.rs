@@ -202,12 +202,12 @@ mod tests {
     fn settings_of_cargo_above_the_checkout_and_of_the_user_count() {
         let folder = tempfile::tempdir().unwrap();
         let home = folder.path().join("home/.cargo");
-        let checkout = folder.path().join("home/work/checkout");
+        let checkout = folder.path().join("home/src/portcullis");
         let settings = || cargo_settings(&checkout, &home);
         let before = settings();
         for (place, text) in [
             (checkout.join(".cargo"), "[profile.release]\nlto = false"),
-            (folder.path().join("home/work/.cargo"), "[build]\nrustflags = ['-g']"),
+            (folder.path().join("home/src/.cargo"), "[build]\nrustflags = ['-g']"),
             (home.clone(), "[target.x86_64-unknown-linux-gnu]\nlinker = 'other'"),
         ] {
             let known = settings();
