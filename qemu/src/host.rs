@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -43,10 +42,7 @@ impl Host {
         let cable = namespace.tap("eth0", true)?;
         let folder = folder.join(tag);
         std::fs::create_dir_all(&folder)?;
-        // `ip netns exec` shows the programs this file as /etc/resolv.conf.
-        let etc = Path::new("/etc/netns").join(namespace.name());
-        std::fs::create_dir_all(&etc)?;
-        std::fs::write(etc.join("resolv.conf"), "nameserver 192.168.77.1\nsearch lan\n")?;
+        namespace.resolver("nameserver 192.168.77.1\nsearch lan\n")?;
         Ok(Self { namespace, cable, folder })
     }
 
@@ -178,12 +174,5 @@ impl Host {
                 Err(error) => return Err(error.context(format!("status: {what}, {limit:?}"))),
             }
         }
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let etc = Path::new("/etc/netns").join(self.namespace.name());
-        let _ = Command::new("rm").arg("-r").arg(etc).status();
     }
 }

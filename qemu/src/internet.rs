@@ -46,7 +46,15 @@ pub struct Internet {
     dnsmasq: Option<Running>,
     folder: PathBuf,
     visitors: Arc<Mutex<BTreeSet<IpAddr>>>,
+    server: TcpListener,
     wan: File,
+}
+
+impl Drop for Internet {
+    fn drop(&mut self) {
+        // The thread that waits for visitors would keep the namespace for ever.
+        let _ = rustix::net::shutdown(&self.server, rustix::net::Shutdown::Both);
+    }
 }
 
 impl Internet {
@@ -65,16 +73,18 @@ impl Internet {
         provider.run(&format!("ip route add {}/32 via 192.0.2.2", addresses::SITE))?;
         site.run("ip route add 198.51.100.0/24 via 192.0.2.1")?;
         provider.run("sysctl -qw net.ipv4.ip_forward=1")?;
+        let server = site.enter(|| Ok(TcpListener::bind((addresses::SITE, 80))?))?;
         let mut internet = Self {
             provider,
             site,
             dnsmasq: None,
             folder: folder.to_owned(),
             visitors: Arc::default(),
+            server,
             wan,
         };
         internet.start_provider_services()?;
-        let listener = internet.site.enter(|| Ok(TcpListener::bind((addresses::SITE, 80))?))?;
+        let listener = internet.server.try_clone()?;
         let visitors = Arc::clone(&internet.visitors);
         std::thread::spawn(move || serve(&listener, &visitors));
         Ok(internet)

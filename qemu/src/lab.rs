@@ -37,6 +37,8 @@ pub struct Lab {
     pub other_disks: Vec<Disk>,
     /// Further disks, as USB sticks.
     pub sticks: Vec<Disk>,
+    /// How often [`Self::boot`] had to switch on again because of a fault of the emulator.
+    pub emulator_faults: u32,
     disk: Disk,
     folder: PathBuf,
     vm: Option<Vm>,
@@ -55,6 +57,7 @@ impl Lab {
             memory_mib: 512,
             other_disks: Vec::new(),
             sticks: Vec::new(),
+            emulator_faults: 0,
             disk,
             folder: folder.to_owned(),
             vm: None,
@@ -77,6 +80,9 @@ impl Lab {
     /// If QEMU does not start.
     pub fn power_on(&mut self) -> Result<&mut Vm> {
         self.vm = None;
+        // What it said before is what a failure may be about.
+        let log = self.folder.join("console.log");
+        let _ = std::fs::rename(&log, self.folder.join("console-before.log"));
         let mut nics = vec![Nic::Tap(self.internet.wan_cable()?)];
         for host in &self.hosts {
             nics.push(Nic::Tap(host.cable()?));
@@ -125,6 +131,7 @@ impl Lab {
         if outcome.is_err()
             && self.console()?.lines().iter().any(|l| l.text.contains(EMULATOR_FAULT))
         {
+            self.emulator_faults += 1;
             self.power_on()?;
             outcome = self.wait_until_ready();
         }

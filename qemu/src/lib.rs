@@ -12,6 +12,7 @@ mod host;
 mod internet;
 mod lab;
 mod qmp;
+mod scratch;
 mod vm;
 
 pub use accelerator::Accelerator;
@@ -20,6 +21,7 @@ pub use disk::Disk;
 pub use host::Host;
 pub use internet::{Internet, addresses};
 pub use lab::Lab;
+pub use scratch::{Scratch, clean_up_at_signals, end};
 pub use vm::{Nic, Vm, VmSettings};
 
 /// For what happens soon, in a machine that is emulated, on one that is busy.

@@ -3,11 +3,12 @@
 use std::{path::Path, process::Command};
 
 use anyhow::Result;
-use portcullis_qemu::{Accelerator, Disk, Lab, addresses};
+use portcullis_qemu::{Accelerator, Disk, Lab, Scratch, addresses, clean_up_at_signals};
 
 /// Builds the lab, boots, and gives the terminal to a shell on the first LAN host.
 pub fn play(image: &Path) -> Result<()> {
-    let folder = tempfile::Builder::new().prefix("portcullis-lab-").tempdir()?;
+    clean_up_at_signals()?;
+    let folder = Scratch::new("lab")?;
     let disk = Disk::overlay(image, &folder.path().join("disk.qcow2"), Some(2048))?;
     let mut lab = Lab::new(folder.path(), disk)?;
     println!("Booting the appliance ({}) ...", Accelerator::choose()?);

@@ -77,6 +77,9 @@ pub fn run(settings: &Settings) -> Result<()> {
         if stop.load(Ordering::Relaxed) {
             return Ok(());
         }
+        if let Some(trouble) = vm.trouble() {
+            bail!("{trouble}");
+        }
         if !vm.is_running()? || Instant::now() > end {
             bail!("the page at {url} does not answer; the console said:\n{}", vm.console().tail());
         }
@@ -97,6 +100,9 @@ Stop it with Ctrl-C.",
         disk = disk.path.display(),
     );
     while !*once && vm.is_running()? && !stop.load(Ordering::Relaxed) {
+        if let Some(trouble) = vm.trouble() {
+            bail!("{trouble}");
+        }
         std::thread::sleep(Duration::from_millis(200));
     }
     shut_down(&mut vm)

@@ -12,7 +12,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use serde_json::json;
+use portcullis_netns::dies_with_us;
+use serde_json::{Value, json};
 
 use crate::{Accelerator, Console, Disk, SOON, firmware, qmp::Qmp};
 
@@ -53,6 +54,7 @@ pub struct Vm {
     console: Console,
     qmp: Qmp,
     power_on: Instant,
+    folder: PathBuf,
 }
 
 impl Vm {
@@ -138,14 +140,11 @@ impl Vm {
         let descriptors: Vec<_> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
         // Ctrl-C is for us, who may want to switch the machine off in an orderly way.
         command.process_group(0);
-        // SAFETY: between fork and exec only prctl and fcntl are called, which are
-        // async-signal-safe; the descriptors stay open in the parent until after the spawn.
+        dies_with_us(&mut command);
+        // SAFETY: between fork and exec only fcntl is called, which is async-signal-safe; the
+        // descriptors stay open in the parent until after the spawn.
         unsafe {
             command.pre_exec(move || {
-                // Who runs the machine may be killed, and then nobody else ends it.
-                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
                 for fd in &descriptors {
                     if libc::fcntl(*fd, libc::F_SETFD, 0) < 0 {
                         return Err(std::io::Error::last_os_error());
@@ -167,7 +166,7 @@ impl Vm {
             .and_then(|stream| Console::new(stream, &folder.join("console.log"), power_on))
             .and_then(|console| Ok((console, Qmp::connect(&qmp_path, &mut child)?)));
         match opened {
-            Ok((console, qmp)) => Ok(Self { child, console, qmp, power_on }),
+            Ok((console, qmp)) => Ok(Self { child, console, qmp, power_on, folder }),
             Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -201,6 +200,21 @@ impl Vm {
     /// If its process cannot be asked.
     pub fn is_running(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// Why QEMU has stopped the machine by itself: it does so when it has no room to write to a
+    /// disk, and all that anybody else sees is that nothing answers any more.
+    pub fn trouble(&mut self) -> Option<String> {
+        let status = self.qmp.command("query-status", json!({})).ok()?;
+        let stopped = status.get("status").and_then(Value::as_str) == Some("io-error");
+        stopped.then(|| {
+            let free = rustix::fs::statvfs(&self.folder).map(|fs| fs.f_bavail * fs.f_frsize);
+            let free = free.map_or_else(|_| "?".to_owned(), |bytes| (bytes >> 20).to_string());
+            format!(
+                "QEMU has stopped the machine: it cannot write to its disk; {free} MiB are free at {}",
+                self.folder.display()
+            )
+        })
     }
 
     /// Waits until the machine has switched itself off or asked for a reboot (QEMU ends then).

@@ -45,6 +45,7 @@ fn main() -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    portcullis_qemu::clean_up_at_signals()?;
     let stage = scene::Stage::new(&arguments.image, &arguments.base)?;
     runner::run(&chosen, &stage, &arguments.out)
 }

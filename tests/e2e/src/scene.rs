@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use portcullis_qemu::{Disk, Host, Lab};
+use portcullis_qemu::{Disk, Host, Lab, Scratch, Vm};
 use serde_json::Value;
-use tempfile::TempDir;
 
 /// Size of the appliance's disk.
 const DISK_MIB: u64 = 1280;
@@ -24,7 +23,7 @@ pub struct Scene {
     pub image: PathBuf,
     /// The base that the image was built on.
     pub base: String,
-    folder: TempDir,
+    folder: Scratch,
 }
 
 impl Stage {
@@ -34,7 +33,7 @@ impl Stage {
     }
 
     pub fn scene(&self) -> Result<Scene> {
-        let folder = tempfile::Builder::new().prefix("portcullis-e2e-").tempdir()?;
+        let folder = Scratch::new("e2e")?;
         let disk = Disk::overlay(&self.image, &folder.path().join("disk.qcow2"), Some(DISK_MIB))?;
         let lab = Lab::new(folder.path(), disk)?;
         Ok(Scene { lab, image: self.image.clone(), base: self.base.clone(), folder })
@@ -92,11 +91,31 @@ impl Scene {
         services.cloned().with_context(|| format!("no services in {status:#}"))
     }
 
-    /// Copies the logs of a failed story to `folder`.
-    pub fn keep_logs(&self, folder: &Path) {
-        let _ = std::fs::create_dir_all(folder);
-        for name in ["console.log", "provider.log", "qemu.log"] {
-            let _ = std::fs::copy(self.folder.path().join(name), folder.join(name));
-        }
+    /// A service as the status page shows it.
+    pub fn service(&self, name: &str) -> Result<Value> {
+        let services = self.services()?;
+        let named = |service: &&Value| service.get("name").and_then(Value::as_str) == Some(name);
+        services.iter().find(named).cloned().with_context(|| format!("no service {name}"))
+    }
+
+    /// Process id of a service that is ready.
+    pub fn pid(&self, name: &str) -> Result<u64> {
+        let service = self.service(name)?;
+        let state = service.get("state").and_then(Value::as_str).unwrap_or_default();
+        ensure!(state == "ready", "{name} is {state}");
+        service.get("pid").and_then(Value::as_u64).with_context(|| format!("no process of {name}"))
+    }
+
+    /// What is wrong with the machine itself, if something is.
+    pub fn trouble(&mut self) -> Option<String> {
+        self.lab.vm().ok().and_then(Vm::trouble)
+    }
+}
+
+/// Copies the logs of a scene, from its folder.
+pub fn keep_logs(scene: &Path, folder: &Path) {
+    let _ = std::fs::create_dir_all(folder);
+    for name in ["console-before.log", "console.log", "provider.log", "qemu.log"] {
+        let _ = std::fs::copy(scene.join(name), folder.join(name));
     }
 }

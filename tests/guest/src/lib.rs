@@ -12,10 +12,12 @@ mod pack;
 use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
+    sync::mpsc::RecvTimeoutError,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
+use portcullis_netns::dies_with_us;
 use serde::de::DeserializeOwned;
 
 pub use inside::{init, is_init};
@@ -73,6 +75,7 @@ impl Guest<'_> {
             .arg(initrd)
             .arg("-append")
             .arg(format!("console=ttyS0 quiet panic=-1 rdinit=/init {}", self.parameters));
+        dies_with_us(&mut command);
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -93,10 +96,17 @@ impl Guest<'_> {
         let mut said: Vec<String> = Vec::new();
         loop {
             let line = receiver.recv_timeout(end.saturating_duration_since(Instant::now()));
-            let Ok(line) = line else {
-                let from = said.len().saturating_sub(120);
-                let last = said.get(from..).unwrap_or_default().join("\n");
-                bail!("the guest gave no result:\n{last}");
+            let line = match line {
+                Ok(line) => line,
+                Err(why) => {
+                    let why = match why {
+                        RecvTimeoutError::Timeout => format!("within {:?}", self.patience),
+                        RecvTimeoutError::Disconnected => "before it ended".to_owned(),
+                    };
+                    let from = said.len().saturating_sub(120);
+                    let last = said.get(from..).unwrap_or_default().join("\n");
+                    bail!("the guest gave no result {why}:\n{last}");
+                }
             };
             if let Some(text) = line.strip_prefix(RESULT) {
                 return serde_json::from_str(text).context("the guest's result");

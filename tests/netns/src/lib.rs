@@ -4,18 +4,24 @@
 //! Nothing here touches the namespace of the caller: every device is made inside a namespace of
 //! ours, so that no address or route of the machine can be disturbed.
 
+mod leftovers;
 mod process;
 mod tap;
 
 use std::{
     fs::File,
+    path::Path,
     process::{Command, Output, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Once,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use anyhow::{Context, Result, bail, ensure};
 
-pub use process::Running;
+pub use leftovers::{is_gone, remove_leftovers, remove_own};
+pub use process::{Running, dies_with_us};
 
 /// A network namespace that lives as long as this value; its processes must end before.
 #[derive(Debug)]
@@ -36,8 +42,9 @@ impl Namespace {
             rustix::process::geteuid().is_root(),
             "network namespaces need root: run the tests as root"
         );
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("pc-{tag}-{}-{number}", std::process::id());
+        static SWEEP: Once = Once::new();
+        SWEEP.call_once(remove_leftovers);
+        let name = leftovers::name(tag, COUNT.fetch_add(1, Ordering::Relaxed));
         execute(Command::new("ip").args(["netns", "add", &name]))?;
         let namespace = Self { name };
         namespace.run("ip link set lo up")?;
@@ -49,6 +56,18 @@ impl Namespace {
     /// Its name under `/run/netns`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Gives the programs inside this text as `/etc/resolv.conf`.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn resolver(&self, text: &str) -> Result<()> {
+        let folder = Path::new(leftovers::FILES).join(&self.name);
+        let path = folder.join("resolv.conf");
+        std::fs::create_dir_all(&folder)
+            .and_then(|()| std::fs::write(&path, text))
+            .with_context(|| path.display().to_string())
     }
 
     /// `program`, to be run inside; the caller adds arguments.
@@ -103,7 +122,7 @@ impl Namespace {
         std::thread::scope(|scope| {
             scope
                 .spawn(|| {
-                    let path = format!("/run/netns/{}", self.name);
+                    let path = format!("{}/{}", leftovers::NAMESPACES, self.name);
                     let file = File::open(&path).with_context(|| path.clone())?;
                     nix::sched::setns(&file, nix::sched::CloneFlags::CLONE_NEWNET).context(path)?;
                     body()
@@ -138,8 +157,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ =
-            Command::new("ip").args(["netns", "delete", &self.name]).stderr(Stdio::null()).status();
+        leftovers::delete(&self.name);
     }
 }
 

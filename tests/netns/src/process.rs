@@ -2,12 +2,25 @@
 
 use std::{
     io::Read,
+    os::unix::process::CommandExt,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal};
+
+/// Has the kernel kill the process that `command` starts when the thread that starts it ends: if
+/// this process is killed, nobody else does.
+pub fn dies_with_us(command: &mut Command) {
+    // SAFETY: between fork and exec only prctl is called, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            Ok(())
+        });
+    }
+}
 
 /// A running process; killed when dropped.
 #[derive(Debug)]

@@ -17,20 +17,22 @@ pub fn at_run_time(scene: &mut Scene) -> Result<()> {
     )?;
     ensure!(bad.contains("dhcp.lan.pool"), "the check names no field:\n{bad}");
 
-    let firewall_before = pid(scene, "firewall")?;
+    let firewall_before = scene.pid("firewall")?;
+    let generation = |status: &Value| status.pointer("/config/generation").and_then(Value::as_u64);
+    let before = generation(&host.status()?).context("no generation of the configuration")?;
     let document = "[system]\nhostname = \"gate\"\n[dhcp.lan]\npool = { start = \"192.168.77.200\", end = \"192.168.77.210\" }\n";
     let said = scene.lab.pctl_with_document("config apply -", document)?;
-    let status = host.wait_for_status("document applied", SOON, |status| {
-        status.to_string().contains("\"gate\"")
-            || status.pointer("/config/generation").and_then(Value::as_u64) >= Some(1)
-    })?;
+    let applied = |status: &Value| generation(status) > Some(before);
+    let status = host
+        .wait_for_status("document applied", SOON, applied)
+        .with_context(|| format!("apply said:\n{said}"))?;
     let answer = host.run("dig +short +time=3 @192.168.77.1 gate.lan A")?;
     ensure!(answer.trim() == "192.168.77.1", "gate.lan: {answer}; apply said:\n{said}\n{status:#}");
     host.forget()?;
     let address = host.lease_by_udhcpc("pc", SOON)?;
     let last: u8 = address.rsplit('.').next().unwrap_or_default().parse().context("address")?;
     ensure!((200..=210).contains(&last), "{address} is not of the new pool");
-    ensure!(pid(scene, "firewall")? == firewall_before, "the firewall was restarted");
+    ensure!(scene.pid("firewall")? == firewall_before, "the firewall was restarted");
     host.get(&format!("http://{}/", addresses::SITE_NAME))?;
 
     // Back to the defaults for the stories that follow.
@@ -38,13 +40,4 @@ pub fn at_run_time(scene: &mut Scene) -> Result<()> {
     host.forget()?;
     host.lease_by_udhcpc("pc", SOON)?;
     Ok(())
-}
-
-fn pid(scene: &Scene, name: &str) -> Result<u64> {
-    let services = scene.services()?;
-    services
-        .iter()
-        .find(|service| service.get("name").and_then(Value::as_str) == Some(name))
-        .and_then(|service| service.get("pid").and_then(Value::as_u64))
-        .with_context(|| format!("no process of {name}"))
 }

@@ -22,7 +22,7 @@ pub fn flipped_bit(scene: &mut Scene) -> Result<()> {
     drop(file);
 
     let vm = scene.lab.power_on()?;
-    vm.console().wait("verity", Duration::from_secs(60))?;
+    vm.console().wait("is corrupted", Duration::from_secs(60))?;
     // It ends in a reset by the kernel's panic, and nothing of stage two ever ran.
     let end = vm.wait_for_end(Duration::from_secs(60));
     let lines = scene.lab.console()?.lines();
@@ -30,6 +30,5 @@ pub fn flipped_bit(scene: &mut Scene) -> Result<()> {
     for line in lines {
         ensure!(!line.text.contains("pctl"), "the console service ran: {}", line.text);
     }
-    ensure!(scene.host().run("ping -c 1 -W 1 192.168.77.1").is_err(), "the appliance answers");
     Ok(())
 }

@@ -19,6 +19,8 @@ mod restart;
 mod scan;
 mod small_memory;
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use crate::scene::Scene;
@@ -33,6 +35,11 @@ bogons = false
 services = ["dhcp", "dns", "ping", "web"]
 "#;
 
+/// Many times what any story needs, on a machine that is busy and emulates another.
+const LIMIT: Duration = Duration::from_secs(20 * 60);
+/// The same for one that builds everything, compilers and kernel included.
+const LIMIT_OF_BUILDS: Duration = Duration::from_secs(8 * 3600);
+
 /// One story.
 pub struct Story {
     /// Its name, in the words of what the user sees.
@@ -41,15 +48,17 @@ pub struct Story {
     pub run: fn(&mut Scene) -> Result<()>,
     /// Whether it needs an appliance of its own, switched off at the beginning.
     pub own_scene: bool,
+    /// The longest that it may go on.
+    pub limit: Duration,
 }
 
 impl Story {
     const fn shared(name: &'static str, run: fn(&mut Scene) -> Result<()>) -> Self {
-        Self { name, run, own_scene: false }
+        Self { name, run, own_scene: false, limit: LIMIT }
     }
 
     const fn own(name: &'static str, run: fn(&mut Scene) -> Result<()>) -> Self {
-        Self { name, run, own_scene: true }
+        Self { name, run, own_scene: true, limit: LIMIT }
     }
 }
 
@@ -90,7 +99,8 @@ pub fn all(long: bool, base: &str) -> Vec<Story> {
         stories.push(Story::own("kernel-handed-over-as-by-buildroot-boots", base::handed_over));
     }
     if long {
-        stories.push(Story::own("same-commit-same-image-from-nothing", reproducible::from_nothing));
+        let builds = Story::own("same-commit-same-image-from-nothing", reproducible::from_nothing);
+        stories.push(Story { limit: LIMIT_OF_BUILDS, ..builds });
     }
     stories
 }

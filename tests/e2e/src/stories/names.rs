@@ -42,7 +42,10 @@ pub fn private(scene: &mut Scene) -> Result<()> {
         let answer = host.run(&format!("dig +time=3 +tries=1 @192.168.77.1 {question}"))?;
         ensure!(answer.contains("NXDOMAIN"), "{question}: {answer}");
     }
+    // A name that does go to the provider: proof that its log shows what does.
+    host.run("dig +time=3 +tries=1 @192.168.77.1 outside.example.net A")?;
     let log = std::fs::read_to_string(scene.lab.internet.dns_log())?;
+    ensure!(log.contains("outside.example.net"), "the provider's log shows no question:\n{log}");
     for name in
         ["nobody.lan", "222.77.168.192.in-addr.arpa", "13.12.11.10.in-addr.arpa", "printer.local"]
     {

@@ -72,6 +72,9 @@ fn check(scene: &Scene, datapath: &str) -> Result<()> {
     let (host, laptop) = (scene.host(), scene.second_host());
     let site = &scene.lab.internet.site;
     wait_until_in_force(host, datapath)?;
+    let runs = scene.lab.pctl("datapath")?;
+    let kind = runs.lines().find_map(|line| line.strip_prefix("Datapath"));
+    ensure!(kind.map(str::trim) == Some(datapath), "another datapath runs:\n{runs}");
     let wan = wan_address(host)?;
     let page = serve_page(host.namespace())?;
 
@@ -106,7 +109,6 @@ fn check(scene: &Scene, datapath: &str) -> Result<()> {
     Ok(())
 }
 
-/// The service answers with the datapath that it runs with.
 fn wait_until_in_force(host: &Host, datapath: &str) -> Result<()> {
     let end = Instant::now() + SOON;
     loop {

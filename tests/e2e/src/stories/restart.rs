@@ -1,12 +1,13 @@
 //! Services die and come back; what flows goes on flowing.
 
 use std::{
-    io::Read,
-    process::{Child, Stdio},
+    fs::File,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
+use portcullis_netns::Running;
 use portcullis_qemu::{Host, SOON, addresses};
 use serde_json::Value;
 
@@ -24,46 +25,45 @@ pub fn each_service(scene: &mut Scene) -> Result<()> {
     for expected in ["config", "dhcp", "dns", "firewall", "network", "web"] {
         ensure!(names.iter().any(|name| name == expected), "no service {expected} in {names:?}");
     }
-    let flow = Flow::start(scene.host(), 60)?;
+    let mut flow = Flow::start(scene.host())?;
     for name in names.iter().filter(|name| *name != "console") {
         let before = restarts(scene, name)?;
         let said = scene.lab.pctl(&format!("kill {name}"))?;
-        let killed = Instant::now();
-        loop {
-            // The status itself is away while the web service is.
-            if let Ok(count) = restarts(scene, name)
-                && count > before
-            {
-                break;
-            }
-            if killed.elapsed() > BACK_WITHIN {
-                bail!("{name} is not back {BACK_WITHIN:?} after the kill (pctl said: {said})");
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        back(name, &said, || restarts(scene, name).is_ok_and(|count| count > before))?;
         works(scene).with_context(|| format!("after the kill of {name}"))?;
+        flow.goes_on().with_context(|| format!("after the kill of {name}"))?;
     }
-    flow.finish()
+    Ok(())
 }
 
 pub fn firewall_keeps_flows(scene: &mut Scene) -> Result<()> {
-    let flow = Flow::start(scene.host(), 12)?;
-    scene.lab.pctl("restart firewall")?;
-    scene.lab.pctl("kill firewall")?;
-    flow.finish()?;
+    let mut flow = Flow::start(scene.host())?;
+    for command in ["restart", "kill"] {
+        let before = scene.pid("firewall")?;
+        let said = scene.lab.pctl(&format!("{command} firewall"))?;
+        back("firewall", &said, || scene.pid("firewall").is_ok_and(|pid| pid != before))?;
+        flow.goes_on().with_context(|| format!("after {command} firewall"))?;
+    }
     works(scene)
+}
+
+/// Waits until a service is there again.
+fn back(name: &str, said: &str, is_there: impl Fn() -> bool) -> Result<()> {
+    let killed = Instant::now();
+    // The status itself is away while the web service is.
+    while !is_there() {
+        if killed.elapsed() > BACK_WITHIN {
+            bail!("{name} is not back after {BACK_WITHIN:?} (pctl said: {said})");
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
 }
 
 /// Starts of a service that is ready now.
 fn restarts(scene: &Scene, name: &str) -> Result<u64> {
-    let services = scene.services()?;
-    let service = services
-        .iter()
-        .find(|service| service.get("name").and_then(Value::as_str) == Some(name))
-        .with_context(|| format!("no service {name}"))?;
-    let state = service.get("state").and_then(Value::as_str).unwrap_or_default();
-    ensure!(state == "ready", "{name} is {state}");
-    service.get("restarts").and_then(Value::as_u64).context("no count of restarts")
+    scene.pid(name)?;
+    scene.service(name)?.get("restarts").and_then(Value::as_u64).context("no count of restarts")
 }
 
 /// A new client is served: lease, name, page of the site.
@@ -81,42 +81,38 @@ fn works(scene: &Scene) -> Result<()> {
     }
 }
 
-/// A TCP connection through the NAT that carries a byte every 100 ms.
+/// A TCP connection through the NAT that carries a byte every 100 ms, as long as this value lives.
 struct Flow {
-    curl: Child,
-    seconds: u64,
+    curl: Running,
+    body: PathBuf,
 }
 
-impl Drop for Flow {
-    fn drop(&mut self) {
-        let _ = self.curl.kill();
-        let _ = self.curl.wait();
-    }
-}
+/// Longer than the stories go on.
+const FLOW_S: u64 = 1200;
 
 impl Flow {
-    fn start(host: &Host, seconds: u64) -> Result<Self> {
-        let url = format!("http://{}/slow/{seconds}", addresses::SITE);
-        let limit = (seconds + 30).to_string();
-        let curl = host
-            .namespace()
-            .command("curl")
-            .args(["-sSf", "-N", "--max-time", &limit, &url])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        std::thread::sleep(Duration::from_secs(1));
-        Ok(Self { curl, seconds })
+    fn start(host: &Host) -> Result<Self> {
+        let body = host.folder().join("flow");
+        // Those of an earlier flow do not count.
+        drop(File::create(&body)?);
+        let mut command = host.namespace().command("curl");
+        command.args(["-sSf", "-N", "--max-time", &FLOW_S.to_string(), "-o"]).arg(&body);
+        command.arg(format!("http://{}/slow/{FLOW_S}", addresses::SITE));
+        let mut flow = Self { curl: Running::start(command)?, body };
+        flow.goes_on()?;
+        Ok(flow)
     }
 
-    /// Waits for its regular end: a byte lost or a connection reset is an error.
-    fn finish(mut self) -> Result<()> {
-        let mut body = Vec::new();
-        self.curl.stdout.take().context("curl without output")?.read_to_end(&mut body)?;
-        let status = self.curl.wait()?;
-        ensure!(status.success(), "the flow broke: curl: {status}");
-        let (length, sent) = (body.len() as u64, self.seconds * 10);
-        ensure!(length == sent, "{length} of {sent} bytes arrived");
+    /// Half a second's worth arrives on the same connection: TCP loses nothing without breaking it.
+    fn goes_on(&mut self) -> Result<()> {
+        let arrived = |flow: &Self| Ok::<u64, Error>(flow.body.metadata()?.len());
+        let before = arrived(self)?;
+        let end = Instant::now() + SOON;
+        while arrived(self)? < before + 5 {
+            self.curl.check().context("the flow broke")?;
+            ensure!(Instant::now() < end, "the flow stands still at {before} bytes");
+            std::thread::sleep(Duration::from_millis(50));
+        }
         Ok(())
     }
 }

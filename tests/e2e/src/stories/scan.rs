@@ -1,6 +1,10 @@
 //! What a scanner sees: nothing from the WAN, the three services from the LAN.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use portcullis_netns::Running;
@@ -13,29 +17,34 @@ pub fn from_wan(scene: &mut Scene) -> Result<()> {
     let wan = wan_address(scene)?;
     let provider = &scene.lab.internet.provider;
     let capture = scene.folder().join("scan.pcap");
+    let told = scene.folder().join("tcpdump.log");
     let mut command = provider.command("tcpdump");
     command.args(["-n", "-i", "wan0", "-U", "-w"]).arg(&capture).arg(format!("ip src host {wan}"));
-    let mut tcpdump = Running::start(command)?;
-    std::thread::sleep(Duration::from_millis(500));
-    tcpdump.check()?;
+    let mut tcpdump = Running::start_logged(command, File::create(&told)?)?;
+    until("tcpdump listens", || Ok(std::fs::read_to_string(&told)?.contains("listening on")))?;
     let scan = "nmap -n -Pn -T4 --max-retries 1 --host-timeout 120s -oG -";
     let tcp = provider.run(&format!("{scan} -sS -p 1-1024,8080,8443 {wan}"))?;
     let udp = provider.run(&format!("{scan} -sU -p 53,67,68,123,161,500,1900,5353 {wan}"))?;
+    // A scan that gave up shows no port either.
+    ensure!(tcp.contains("Ignored State: filtered (1026)"), "not all TCP ports silent: {tcp}");
+    ensure!(udp.matches("/open|filtered/").count() == 8, "not all UDP ports silent: {udp}");
     ensure!(open(&tcp).is_empty(), "open on the WAN: {tcp}");
     // UDP without an answer is `open|filtered`; `open` needs an answer, `closed` an ICMP error.
     ensure!(!udp.contains("/open/") && !udp.contains("/closed/"), "answered on the WAN: {udp}");
     ensure!(!tcp.contains("/closed/"), "answered on the WAN: {tcp}");
     let ping = provider.run(&format!("ping -c 1 -W 1 {wan}"));
     ensure!(ping.is_err(), "the WAN address answers ping");
-    // What the LAN sends meanwhile must be in the capture: proof that it sees what passes.
+    // What the LAN sends next must be in the capture: proof that it sees what passes, and has seen
+    // all that came before.
     scene.host().get(&format!("http://{}/", addresses::SITE))?;
-    std::thread::sleep(Duration::from_millis(500));
-    tcpdump.signal(rustix::process::Signal::INT)?;
-    tcpdump.wait(SOON)?;
     let captured =
         |filter: &str| provider.run(&format!("tcpdump -n -r {} {filter}", capture.display()));
-    let passed = captured(&format!("dst host {}", addresses::SITE))?;
-    ensure!(!passed.trim().is_empty(), "the capture saw nothing of the LAN's download");
+    let download = format!("dst host {}", addresses::SITE);
+    // While it is written, its end may be half a packet.
+    let seen = || Ok(captured(&download).is_ok_and(|shown| !shown.trim().is_empty()));
+    until("the capture shows the LAN's download", seen)?;
+    tcpdump.signal(rustix::process::Signal::INT)?;
+    tcpdump.wait(SOON)?;
     // To the scanner the router may send its own questions, to its DNS and DHCP ports, only.
     let answers = captured(&format!(
         "dst host {} and not dst port 53 and not dst port 67",
@@ -55,6 +64,16 @@ pub fn from_lan(scene: &mut Scene) -> Result<()> {
     // lease stories show it open. All others but 53 must not answer.
     ensure!(open(&udp) == BTreeSet::from([53]), "open UDP ports on the LAN: {udp}");
     ensure!(udp.contains("67/open|filtered/"), "UDP 67: {udp}");
+    Ok(())
+}
+
+/// Waits until something is so.
+fn until(what: &str, so: impl Fn() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + SOON;
+    while !so()? {
+        ensure!(Instant::now() < end, "not in {SOON:?}: {what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     Ok(())
 }
 
