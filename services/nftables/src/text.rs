@@ -132,6 +132,9 @@ impl Display for Statement {
             Self::Verdict(verdict) => write!(formatter, "{verdict}"),
             Self::VerdictMap(field, map) => write!(formatter, "{} vmap @{map}", field.name()),
             Self::Reject(Reject::TcpReset) => write!(formatter, "reject with tcp reset"),
+            Self::Reject(Reject::PortUnreachable) => {
+                write!(formatter, "reject with icmpx port-unreachable")
+            }
             Self::Reject(Reject::Prohibited) => {
                 write!(formatter, "reject with icmpx admin-prohibited")
             }

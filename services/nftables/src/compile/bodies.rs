@@ -4,7 +4,7 @@ use portcullis_model::Action;
 
 use super::{
     Compiler,
-    matches::{Family, TCP, accept, drop, goto, protocol, rule},
+    matches::{Family, TCP, UDP, accept, drop, goto, protocol, rule},
 };
 use crate::ruleset::{Meter, Rate, Reject, Rule, Statement};
 
@@ -29,9 +29,13 @@ impl Compiler<'_> {
             Action::Deny => vec![self.count(POLICY, pair), drop()],
             Action::Reject => {
                 if !self.chains.iter().any(|chain| chain.name == REJECT) {
+                    // Programs take the first two for "connection refused" and give up at once; the
+                    // last is for what has no ports.
                     let reset = [protocol(TCP), Statement::Reject(Reject::TcpReset)];
+                    let closed = [protocol(UDP), Statement::Reject(Reject::PortUnreachable)];
                     let other = [Statement::Reject(Reject::Prohibited)];
-                    self.chain(REJECT, vec![rule(reset, []), rule(other, [])]);
+                    let rules = vec![rule(reset, []), rule(closed, []), rule(other, [])];
+                    self.chain(REJECT, rules);
                 }
                 vec![self.count(POLICY, pair), goto(REJECT)]
             }

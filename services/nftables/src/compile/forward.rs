@@ -5,8 +5,8 @@ use portcullis_model::{Action, Name, firewall::MssClamp};
 use super::{
     Compiler,
     matches::{
-        Family, ICMP, ICMPV6, MARK_BACK, MARK_FORWARD, TCP, accept, drop, is, matching, protocol,
-        rule, state,
+        Family, ICMP, ICMPV6, MARK_BACK, MARK_FORWARD, TCP, accept, drop, is, is_not, matching,
+        protocol, rule, state,
     },
     rules::Group,
 };
@@ -58,6 +58,7 @@ impl<'a> Compiler<'a> {
 
     /// Packets of known connections pass, those that cannot begin one do not.
     pub(super) fn known_connections(&mut self, reason: &str, icmp_reason: &str) -> Vec<Rule> {
+        let no_detour = self.count("drop.ipv6-extension", None);
         let no_icmp = self.count("drop.icmp", None);
         let no_tcp = self.count("drop.tcp-state", None);
         let malformed = self.count("drop.malformed", None);
@@ -73,6 +74,16 @@ impl<'a> Compiler<'a> {
                     is(Field::IcmpType, Value::Byte(REDIRECT)),
                 ],
                 [no_icmp.clone(), drop()],
+            ),
+            // Nor does the sender of a packet, by a list of addresses to visit (RFC 5095, RFC 6092
+            // section 3.1 REC-4).
+            rule(
+                [
+                    Family::V6.statement(),
+                    is(Field::RoutingType, Value::Byte(0)),
+                    is_not(Field::SegmentsLeft, Operand::Value(Value::Byte(0))),
+                ],
+                [no_detour, drop()],
             ),
             rule([state(ct_state::ESTABLISHED)], [passed, accept()]),
             rule([state(ct_state::RELATED)], [errors, accept()]),
@@ -143,8 +154,8 @@ impl<'a> Compiler<'a> {
 /// Before the filters (`NF_IP_PRI_MANGLE`).
 pub(super) const MANGLE: i32 = -150;
 
-/// Lets pass what the early filters are not asked about: known connections, and neighbour
-/// discovery, whose sources belong to no internet.
+/// Lets pass what bogons and floods do not concern: known connections, and neighbour discovery, whose
+/// sources belong to no internet.
 pub(super) fn pass_known() -> Rule {
     rule([state(ct_state::ESTABLISHED | ct_state::RELATED | ct_state::UNTRACKED)], [accept()])
 }

@@ -25,17 +25,21 @@ const LINK_LOCAL: IpNet =
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10));
 
 impl Compiler<'_> {
-    /// Only first packets are asked: what is known has passed here before.
     pub(super) fn guard(&mut self) {
-        let mut rules = vec![pass_known()];
-        rules.extend(self.blocklist());
-        rules.extend(self.bogons());
-        rules.extend(self.floods());
-        if rules.len() > 1 {
+        let mut rules = self.blocklist();
+        let mut of_first = self.bogons();
+        of_first.extend(self.floods());
+        if !of_first.is_empty() {
+            // What is known has passed here before.
+            rules.push(pass_known());
+            rules.extend(of_first);
+        }
+        if !rules.is_empty() {
             self.base("guard", ChainType::Filter, Hook::Prerouting, MANGLE, rules);
         }
     }
 
+    /// All packets are asked: connections of an address that comes onto the list end.
     fn blocklist(&mut self) -> Vec<Rule> {
         let list = self.resolved.addresses(&self.firewall.protection.blocklist);
         let refused = [self.count("drop.blocklist", None), drop()];

@@ -1,7 +1,7 @@
 //! From the configuration to the table. Pure.
 //!
 //! ```text
-//! arriving   guard         blocklist, bogons, floods
+//! arriving   guard         blocklist; bogons, floods     (these: first packets only)
 //!            destination   port forwards, 1:1             (first packets only)
 //! forward    segment-size  MSS
 //!            forward       known connections | forward.FROM | forward.FROM.TO: rules, default
@@ -127,6 +127,7 @@ impl<'a> Compiler<'a> {
                 firewall.protection.syn_cookies == SynCookies::Always,
                 "protection.syn_cookies: no SYN for hosts inside is answered with a cookie",
             ),
+            (!firewall.protection.malformed, "protection.malformed: what is malformed is dropped"),
             (!firewall.flow_export.collectors.is_empty(), "flow_export: no flow records are sent"),
             (!firewall.hooks.is_empty(), "hooks: there is no hook to choose"),
             (firewall.log.flows, "log.flows: start and end of flows are not logged"),

@@ -36,6 +36,13 @@ pub(super) enum Expression {
         key: u32,
         to: Register,
     },
+    /// Of IPv6; no extension header of this kind, no match.
+    ExtensionHeader {
+        header: u8,
+        offset: u32,
+        length: u32,
+        to: Register,
+    },
     Compare {
         from: Register,
         operator: Comparison,
@@ -174,7 +181,7 @@ impl Expression {
             Self::Reject { .. } => "reject",
             Self::Masquerade => "masq",
             Self::Nat { .. } => "nat",
-            Self::WriteTcpOption { .. } => "exthdr",
+            Self::ExtensionHeader { .. } | Self::WriteTcpOption { .. } => "exthdr",
         }
     }
 
@@ -202,6 +209,15 @@ impl Expression {
                 writer.number(2, *base as u32);
                 writer.number(3, *offset);
                 writer.number(4, *length);
+            }
+            // NFTA_EXTHDR_DREG, _TYPE, _OFFSET, _LEN, _OP (NFT_EXTHDR_OP_IPV6), _FLAGS.
+            Self::ExtensionHeader { header, offset, length, to } => {
+                writer.number(1, *to);
+                writer.byte(2, *header);
+                writer.number(3, *offset);
+                writer.number(4, *length);
+                writer.number(6, 0);
+                writer.number(5, 0);
             }
             // NFTA_CMP_SREG, _OP, _DATA.
             Self::Compare { from, operator, value } => {

@@ -22,6 +22,9 @@ const PERSISTENT: u32 = 8;
 /// TCP option: maximum segment size, whose value is two bytes behind kind and length.
 const MAXIMUM_SEGMENT: u8 = 2;
 
+/// IPv6's routing header.
+const ROUTING: u8 = 43;
+
 /// `NFT_CT_MARK`.
 const CONNECTION_MARK: u32 = 3;
 
@@ -70,8 +73,12 @@ fn statement(
             push_load(*field, 1, to);
             to.push(lookup(1, map, sets, Some(0))?);
         }
-        // NFT_REJECT_TCP_RST, NFT_REJECT_ICMPX_UNREACH with NFT_REJECT_ICMPX_ADMIN_PROHIBITED.
+        // NFT_REJECT_TCP_RST, NFT_REJECT_ICMPX_UNREACH with NFT_REJECT_ICMPX_PORT_UNREACH and
+        // _ADMIN_PROHIBITED.
         Statement::Reject(Reject::TcpReset) => to.push(Expression::Reject { kind: 1, code: 0 }),
+        Statement::Reject(Reject::PortUnreachable) => {
+            to.push(Expression::Reject { kind: 2, code: 1 })
+        }
         Statement::Reject(Reject::Prohibited) => to.push(Expression::Reject { kind: 2, code: 3 }),
         Statement::Masquerade => to.push(Expression::Masquerade),
         Statement::Nat(nat) => translate(nat, sets, to)?,
@@ -133,6 +140,12 @@ const fn load(field: Field, to: Register) -> Expression {
         Field::IcmpType | Field::Icmpv6Type => transport(0, 1, to),
         Field::IcmpCode | Field::Icmpv6Code => transport(1, 1, to),
         Field::TcpFlags => transport(13, 1, to),
+        Field::RoutingType => {
+            Expression::ExtensionHeader { header: ROUTING, offset: 2, length: 1, to }
+        }
+        Field::SegmentsLeft => {
+            Expression::ExtensionHeader { header: ROUTING, offset: 3, length: 1, to }
+        }
         // NFT_CT_STATE, NFT_CT_STATUS.
         Field::State => Expression::Connection { key: 0, to },
         Field::Status => Expression::Connection { key: 2, to },

@@ -37,6 +37,10 @@ pub enum Field {
     Icmpv6Code,
     /// `tcp flags`.
     TcpFlags,
+    /// `rt type`: of IPv6's routing header; without one nothing matches.
+    RoutingType,
+    /// `rt seg-left`: how many addresses of the routing header are still to be visited.
+    SegmentsLeft,
     /// `ct state`, bits of [`ct_state`].
     State,
     /// `ct status`, bits of [`ct_status`].
@@ -100,6 +104,8 @@ impl Field {
             Self::Icmpv6Type => "icmpv6 type",
             Self::Icmpv6Code => "icmpv6 code",
             Self::TcpFlags => "tcp flags",
+            Self::RoutingType => "rt type",
+            Self::SegmentsLeft => "rt seg-left",
             Self::State => "ct state",
             Self::Status => "ct status",
             Self::SourceNetwork6 => "ip6 saddr & ffff:ffff:ffff:ffff::",

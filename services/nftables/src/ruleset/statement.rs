@@ -103,6 +103,8 @@ pub struct Rate {
 pub enum Reject {
     /// RST, for TCP.
     TcpReset,
+    /// ICMP or ICMPv6 destination unreachable, port unreachable.
+    PortUnreachable,
     /// ICMP or ICMPv6 destination unreachable, administratively prohibited.
     Prohibited,
 }

@@ -10,7 +10,7 @@ use portcullis_policy::Packet;
 pub enum Fate {
     Accepted,
     Dropped,
-    Rejected,
+    Rejected(Reject),
 }
 
 /// Runs a packet through the chain `base`.
@@ -48,6 +48,10 @@ impl Machine<'_> {
     fn rule(&self, rule: &Rule) -> Option<Step> {
         for statement in &rule.0 {
             match statement {
+                // Our packets have no routing header: neither equal nor unequal.
+                Statement::Match(Match {
+                    field: Field::RoutingType | Field::SegmentsLeft, ..
+                }) => return None,
                 Statement::Match(comparison) => {
                     if self.fits(comparison) == comparison.negated {
                         return None;
@@ -57,7 +61,7 @@ impl Machine<'_> {
                     assert!(self.table.counters.iter().any(|one| one.name == *name), "{name}");
                 }
                 Statement::Limit(_) | Statement::Log(_) => {}
-                Statement::Reject(_) => return Some(Step::Ended(Fate::Rejected)),
+                Statement::Reject(answer) => return Some(Step::Ended(Fate::Rejected(*answer))),
                 Statement::Verdict(verdict) => return self.verdict(verdict),
                 Statement::VerdictMap(field, map) => {
                     let key = self.field(*field);

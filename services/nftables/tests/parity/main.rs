@@ -14,7 +14,10 @@ use std::{collections::BTreeMap, fmt::Write, net::IpAddr};
 
 use machine::Fate;
 use portcullis_model::{Action, Document, Name, part::FirewallPart, validate::validate};
-use portcullis_nftables::compile::{Interface, Site, compile};
+use portcullis_nftables::{
+    compile::{Interface, Site, compile},
+    ruleset::Reject,
+};
 use portcullis_policy::{Packet, Surroundings, evaluate, resolve};
 use proptest::{prelude::*, sample::select};
 
@@ -191,6 +194,15 @@ fn packet() -> impl Strategy<Value = Packet> {
         )
 }
 
+/// What the eBPF datapath tells the sender (`message` in `ebpf/datapath/src/answer/mod.rs`).
+fn answer(protocol: u8) -> Reject {
+    match protocol {
+        6 => Reject::TcpReset,
+        17 => Reject::PortUnreachable,
+        _ => Reject::Prohibited,
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
@@ -232,7 +244,7 @@ proptest! {
             let expected = match decision.action {
                 Action::Allow => Fate::Accepted,
                 Action::Deny => Fate::Dropped,
-                Action::Reject => Fate::Rejected,
+                Action::Reject => Fate::Rejected(answer(packet.protocol)),
             };
             let base = if packet.to == 0 { "input" } else { "forward" };
             let (from, to) = (device(packet.from), device(packet.to));

@@ -201,6 +201,11 @@ fn forward() -> Vec<Rule> {
         vec![ipv6(), matching(Field::Source6, Operand::Prefix(v6("fe80::"), 10))],
         vec![ipv6(), matching(Field::Source6, set("addresses6"))],
         vec![ipv6(), is(Field::Destination6, v6("2001:db8::1"))],
+        vec![
+            ipv6(),
+            is(Field::RoutingType, Value::Byte(0)),
+            not(Field::SegmentsLeft, Operand::Value(Value::Byte(0))),
+        ],
         vec![matching(Field::Protocol, set("protocols")), is(Field::SourcePort, Value::Port(53))],
         vec![
             protocol(17),
@@ -230,6 +235,7 @@ fn forward() -> Vec<Rule> {
             protocol(6),
             Statement::Reject(Reject::TcpReset),
         ]),
+        Rule(vec![protocol(17), Statement::Reject(Reject::PortUnreachable)]),
         Rule(vec![Statement::Reject(Reject::Prohibited)]),
         Rule(vec![Statement::Verdict(Verdict::Jump(own("input.wan")))]),
     ];

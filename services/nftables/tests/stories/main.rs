@@ -200,7 +200,7 @@ fn rules_decide_and_refusals_are_told() -> Result<()> {
     socket.connect((SERVER, 95))?;
     socket.send(b"anyone?")?;
     let error = socket.recv(&mut [0; 16]).err().context("an answer")?;
-    ensure!(error.kind() == ErrorKind::HostUnreachable, "prohibited: {error}");
+    ensure!(error.kind() == ErrorKind::ConnectionRefused, "port unreachable: {error}");
     ensure!(pings(&site.host, &SERVER.to_string())?);
     ensure!(!pings(&site.other, &SERVER.to_string())?);
     ensure!(seen_as(&site.server, (WAN, 22)).is_ok(), "a rule opens a port of the router");
@@ -350,6 +350,55 @@ fn ipv6_is_filtered_with_state_and_what_it_needs_passes() -> Result<()> {
     Ok(())
 }
 
+/// An IPv6 packet of an experimental protocol (RFC 3692), with a routing header of type 0.
+fn detour(segments_left: u8) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0, 0, 32, 43, 64];
+    packet.extend(HOST6.octets());
+    packet.extend(SERVER6.octets());
+    packet.extend([253, 2, 0, segments_left, 0, 0, 0, 0]);
+    packet.extend(HOST6.octets());
+    packet.extend([0; 8]);
+    packet
+}
+
+/// RFC 5095, RFC 6092 section 3.1 REC-4.
+#[test]
+fn no_sender_chooses_the_way_of_its_packets() -> Result<()> {
+    let site = Site::new("")?;
+    ensure!(pings(&site.host, &SERVER6.to_string())?, "its way is known");
+    let send = |packet: &[u8]| -> Result<()> {
+        use nix::sys::socket::{
+            AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, sendto, socket,
+        };
+        site.host.enter(|| {
+            let socket =
+                socket(AddressFamily::Inet6, SockType::Raw, SockFlag::empty(), SockProtocol::Raw)?;
+            let to = SockaddrIn6::from(std::net::SocketAddrV6::new(SERVER6, 0, 0, 0));
+            sendto(std::os::fd::AsRawFd::as_raw_fd(&socket), packet, &to, MsgFlags::empty())?;
+            Ok(())
+        })
+    };
+    let passed = site.count("forwarded")?;
+    send(&detour(0))?;
+    wait(|| Ok(site.count("forwarded")? > passed), "one that has been everywhere")?;
+    ensure!(site.count("drop.ipv6-extension")? == 0);
+    let passed = site.count("forwarded")?;
+    send(&detour(1))?;
+    wait(|| Ok(site.count("drop.ipv6-extension")? == 1), "one that has not")?;
+    ensure!(site.count("forwarded")? == passed);
+    Ok(())
+}
+
+/// Waits until something is so.
+fn wait(so: impl Fn() -> Result<bool>, what: &str) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    while !so()? {
+        ensure!(Instant::now() < end, "{what}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    Ok(())
+}
+
 #[test]
 fn segments_are_clamped_to_the_narrowest_link() -> Result<()> {
     let site = Site::new("")?;
@@ -438,6 +487,28 @@ fn unwanted_sources_are_dropped_early() -> Result<()> {
     std::thread::sleep(2 * MOMENT);
     drop(many);
     ensure!(site.count("drop.flood-source")? >= 1);
+    Ok(())
+}
+
+/// What is on the list is cut off at once, as it is by the eBPF datapath.
+#[test]
+fn connections_of_an_address_that_comes_onto_the_blocklist_end() -> Result<()> {
+    let site = Site::new("")?;
+    let listener = site.server.enter(|| Ok(TcpListener::bind((SERVER, 7))?))?;
+    let mut client =
+        site.host.enter(|| Ok(TcpStream::connect_timeout(&(SERVER, 7).into(), PATIENCE)?))?;
+    let (mut server, _) = listener.accept()?;
+    client.write_all(b"one")?;
+    server.set_read_timeout(Some(PATIENCE))?;
+    server.read_exact(&mut [0; 3]).context("it is established")?;
+    site.configure(&format!("[firewall.protection]\nblocklist = [\"{SERVER}\"]\n"))?;
+    client.write_all(b"two")?;
+    wait(|| Ok(site.count("drop.blocklist")? >= 1), "from inside")?;
+    server.write_all(b"three")?;
+    for (end, stream) in [("inside", &mut client), ("outside", &mut server)] {
+        stream.set_read_timeout(Some(MOMENT))?;
+        ensure!(stream.read_exact(&mut [0; 3]).is_err(), "it arrives {end}");
+    }
     Ok(())
 }
 
