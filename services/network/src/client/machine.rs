@@ -139,6 +139,10 @@ struct Exchange {
     began: Time,
     attempt: u32,
     next: Time,
+    /// What the last message said of how long we have been asking.
+    secs: u16,
+    /// Whether answers are asked for as broadcasts.
+    broadcast: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -362,7 +366,8 @@ impl Client {
         let obtained = exchange.began;
         match (&self.state, reply) {
             (State::Selecting(exchange), Reply::Offer(grant)) => {
-                // The same transaction goes on, its retransmissions count anew.
+                // The same transaction goes on, its retransmissions count anew. An answer that came
+                // only as a broadcast would not come otherwise this time either.
                 let mut exchange = Exchange { attempt: 0, began: now, ..exchange.clone() };
                 let ask =
                     Ask::Address { address: grant.address.addr(), server: Some(grant.server) };
@@ -488,14 +493,16 @@ impl Client {
     }
 
     fn exchange(&mut self, now: Time) -> Exchange {
-        Exchange { xid: self.random.u32(..), began: now, attempt: 0, next: now }
+        let xid = self.random.u32(..);
+        Exchange { xid, began: now, attempt: 0, next: now, secs: 0, broadcast: false }
     }
 
     fn send_discover(&mut self, now: Time, exchange: &mut Exchange, out: &mut Vec<Output>) {
         self.count(now, exchange);
-        let mut request = self.request(MessageType::Discover, exchange.xid, self.secs(now));
+        exchange.secs = self.secs(now);
+        let mut request = self.request(MessageType::Discover, exchange.xid, exchange.secs);
         request.requested = self.wish;
-        request.broadcast = exchange.attempt >= BROADCAST_FROM_ATTEMPT;
+        request.broadcast = exchange.broadcast;
         let payload = request.encode();
         out.push(self.broadcast(Ipv4Addr::UNSPECIFIED, &payload));
     }
@@ -508,12 +515,17 @@ impl Client {
         out: &mut Vec<Output>,
     ) {
         self.count(now, exchange);
-        let mut request = self.request(MessageType::Request, exchange.xid, self.secs(now));
+        // A request that answers an offer has the number of the discover, for relays that go by it
+        // (RFC 2131 section 3.1 point 3).
+        if !matches!(ask, Ask::Address { server: Some(_), .. }) {
+            exchange.secs = self.secs(now);
+        }
+        let mut request = self.request(MessageType::Request, exchange.xid, exchange.secs);
         match ask {
             Ask::Address { address, server } => {
                 request.requested = Some(address);
                 request.server = server;
-                request.broadcast = exchange.attempt >= BROADCAST_FROM_ATTEMPT;
+                request.broadcast = exchange.broadcast;
                 let payload = request.encode();
                 out.push(self.broadcast(Ipv4Addr::UNSPECIFIED, &payload));
             }
@@ -535,6 +547,7 @@ impl Client {
     fn count(&mut self, now: Time, exchange: &mut Exchange) {
         let pause = backoff(exchange.attempt) - Duration::from_secs(1) + self.jitter() * 2;
         exchange.attempt = exchange.attempt.saturating_add(1);
+        exchange.broadcast |= exchange.attempt >= BROADCAST_FROM_ATTEMPT;
         exchange.next = now + pause;
     }
 

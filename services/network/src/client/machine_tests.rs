@@ -390,6 +390,28 @@ fn retransmissions_back_off_and_ask_for_broadcast_answers() {
 }
 
 #[test]
+fn a_request_goes_the_way_of_the_discover_that_was_answered() {
+    let mut world = World::new(15, None);
+    world.input(Input::LinkUp);
+    // The first whose answer is asked for as a broadcast.
+    while world.sent.last().is_none_or(|(_, message)| !message.flags().broadcast()) {
+        world.wait();
+    }
+    let discover = world.last();
+    assert!(discover.secs() >= 10);
+    world.now += seconds(2);
+    world.answer(MessageType::Offer, |_| ());
+    world.wait();
+    let requests = &world.sent[world.sent.len() - 2..];
+    for (_, request) in requests {
+        assert_eq!(kind(request), MessageType::Request);
+        assert!(request.flags().broadcast(), "its answer would be lost as those before were");
+        // RFC 2131 section 3.1 point 3.
+        assert_eq!((request.xid(), request.secs()), (discover.xid(), discover.secs()));
+    }
+}
+
+#[test]
 fn a_server_that_refuses_what_it_offers_is_not_stormed() {
     let mut world = World::new(14, None);
     world.input(Input::LinkUp);
