@@ -25,7 +25,7 @@ use crate::{
     kernel::{
         Actual,
         netlink::{Kernel, KernelError},
-        plan::{Change, plan},
+        plan::{Change, Step, plan},
     },
     status,
     wanted::{Guard, Present, Target, target},
@@ -62,6 +62,8 @@ pub struct Network {
     held_since: Option<Instant>,
     state_folder: PathBuf,
     target: Target,
+    /// Addresses that are set and cannot be used, for people.
+    duplicates: Vec<String>,
     /// What was told last, so that the same is not told again.
     shown: (Vec<InterfaceStatus>, Vec<WanLease>),
     problems: Vec<String>,
@@ -91,6 +93,7 @@ impl Network {
             held_since: None,
             state_folder,
             target: Target::default(),
+            duplicates: Vec::new(),
             shown: Default::default(),
             problems: Vec::new(),
             retry: RETRY,
@@ -154,7 +157,7 @@ impl Network {
             Err(error) => vec![error.to_string()],
         };
         let mut problems = refused.clone();
-        problems.extend(self.target.problems.iter().cloned());
+        problems.extend(self.target.problems.iter().chain(&self.duplicates).cloned());
         let late = self.held_since.is_some_and(|since| since.elapsed() >= HELD);
         if late {
             problems.push("links stay down: the firewall is not on them".to_owned());
@@ -178,11 +181,14 @@ impl Network {
         for _ in 0..PASSES {
             let actual = self.look().await?;
             self.note_held(&actual);
+            self.duplicates = status::duplicates(&self.target.wanted, &actual);
             let steps = plan(&self.target.wanted, &actual);
+            // What was refused before is tried again, or is as wanted by now: its device is gone, or
+            // somebody else did it.
+            problems.clear();
             if steps.is_empty() {
                 break;
             }
-            problems.clear();
             // Up without its bridge, a port would be a way into the router past the firewall.
             let mut astray = BTreeSet::new();
             for step in steps {
@@ -199,10 +205,14 @@ impl Network {
                     Ok(()) => tracing::info!("{step}"),
                     // The rest does not depend on this device, or fails by itself.
                     Err(error) => {
-                        if let Change::SetMaster(Some(_)) = step.change {
-                            astray.insert(step.device);
-                        }
                         problems.push(error.to_string());
+                        if let Change::SetMaster(Some(_)) = step.change {
+                            let down = Step { device: step.device, change: Change::SetDown };
+                            problems.extend(
+                                self.kernel.apply(&down).await.err().map(|error| error.to_string()),
+                            );
+                            astray.insert(down.device);
+                        }
                     }
                 }
             }

@@ -6,7 +6,7 @@ use portcullis_model::{Ipv4, MacAddress, Name, part::NetworkPart};
 
 use crate::{
     client::shell::View,
-    kernel::{Actual, Link},
+    kernel::{Actual, Link, Wanted},
     wanted::Target,
 };
 
@@ -50,6 +50,22 @@ pub fn interfaces(part: &NetworkPart, target: &Target, actual: &Actual) -> Vec<I
         status
     };
     part.interfaces.iter().map(of).collect()
+}
+
+/// The wanted addresses that somebody else has, for people.
+pub fn duplicates(wanted: &Wanted, actual: &Actual) -> Vec<String> {
+    let devices = wanted.devices.iter().filter_map(|(name, device)| {
+        let index = actual.link(name)?.index;
+        Some(actual.duplicates.iter().filter_map(move |(at, net)| {
+            let ours = *at == index && device.addresses.contains(&IpNet::V6(*net));
+            ours.then(|| {
+                format!(
+                    "{name}: {net} is not used: another host on the link has the address; give one of them another"
+                )
+            })
+        }))
+    });
+    devices.flatten().collect()
 }
 
 fn port(link: &Link) -> PortStatus {

@@ -12,7 +12,7 @@ use crate::{
     client::lease::Grant,
     kernel::{
         Device, Link, LinkKind, Wanted, Way,
-        sysctl::{self, ReversePath},
+        sysctl::{self, Role, Roles},
     },
     ports,
 };
@@ -80,28 +80,42 @@ pub struct Target {
 /// What the kernel's state shall be.
 pub fn target(part: &NetworkPart, present: &Present<'_>) -> Target {
     let mut target = Target::default();
+    let leases = target.usable_leases(part, present.leases);
+    let present = &Present { leases: &leases, ..*present };
     let nics = ports::nics(present.links.values(), present.all_ports);
     let assigned = ports::assign(&part.interfaces, &nics);
-    let uplinks = part.interfaces.values().filter(|i| is_uplink(i)).count();
-    let mut filters = BTreeMap::new();
+    let mut roles = BTreeMap::new();
     for (name, interface) in &part.interfaces {
         let ports = assigned.get(name).cloned().unwrap_or_default();
         let placed = target.place(name, interface, ports, present);
         if let Some(device) = &placed.device {
-            let loose = is_uplink(interface) && uplinks > 1;
-            let filter = if loose { ReversePath::Loose } else { ReversePath::Strict };
-            filters.insert(device.clone(), filter);
+            roles.insert(device.clone(), roles_of(interface, part));
         }
         target.placed.insert(name.clone(), placed);
     }
     target.routes(part, present);
-    target.overlaps(part, present);
-    target.wanted.sysctls = sysctl::wanted(filters.iter().map(|(d, f)| (d.as_str(), *f)));
+    target.wanted.sysctls = sysctl::wanted(roles.iter().map(|(d, roles)| (d.as_str(), *roles)));
     target
 }
 
-fn is_uplink(interface: &Interface) -> bool {
+fn roles_of(interface: &Interface, part: &NetworkPart) -> Roles {
+    let role = |is_uplink: fn(&Interface) -> bool| {
+        let uplinks = part.interfaces.values().filter(|one| is_uplink(one)).count();
+        match (is_uplink(interface), uplinks) {
+            (false, _) => Role::Inside,
+            (true, 1) => Role::Uplink,
+            (true, _) => Role::OneOfUplinks,
+        }
+    };
+    Roles { ipv4: role(is_uplink4), ipv6: role(is_uplink6) }
+}
+
+fn is_uplink4(interface: &Interface) -> bool {
     matches!(interface.ipv4, Ipv4::Dhcp { .. } | Ipv4::Static { gateway: Some(_), .. })
+}
+
+fn is_uplink6(interface: &Interface) -> bool {
+    matches!(interface.ipv6, Ipv6::Static { gateway: Some(_), .. })
 }
 
 impl Target {
@@ -204,24 +218,40 @@ impl Target {
         }
     }
 
-    /// A WAN that gives out the LAN's own addresses is common behind a second router, and nothing
-    /// works then.
-    fn overlaps(&mut self, part: &NetworkPart, present: &Present<'_>) {
-        for (name, grant) in present.leases {
+    /// The leases that can be used. A WAN that gives out the LAN's own addresses is common behind a
+    /// second router: what the kernel makes of such a one, a route to its prefix and the address of
+    /// a host, would lead the LAN's packets to the WAN or to the router.
+    fn usable_leases(
+        &mut self,
+        part: &NetworkPart,
+        leases: &BTreeMap<Name, Grant>,
+    ) -> BTreeMap<Name, Grant> {
+        let mut usable = leases.clone();
+        for (name, grant) in leases {
+            let leased = grant.address.trunc();
             for (other, interface) in &part.interfaces {
                 let Ipv4::Static { addresses, .. } = &interface.ipv4 else { continue };
-                let overlap = addresses.iter().find(|address| {
-                    address.contains(&grant.address.network())
-                        || grant.address.contains(&address.network())
+                // Uplinks may well lead to the same network.
+                let inside = addresses.iter().find(|network| {
+                    !is_uplink4(interface) && network.contains(&grant.address.addr())
                 });
-                if let Some(address) = overlap {
+                let overlaps = addresses.iter().find(|network| {
+                    network.contains(&leased.addr()) || leased.contains(&network.network())
+                });
+                if let Some(network) = inside {
+                    usable.remove(name);
                     self.problems.push(format!(
-                        "{name}: the leased network {} overlaps {other}'s {address}; give {other} another network",
-                        grant.address.trunc()
+                        "{name}: the leased address {} is in {other}'s {network} and is not used; give {other} another network",
+                        grant.address
+                    ));
+                } else if let Some(network) = overlaps {
+                    self.problems.push(format!(
+                        "{name}: the leased network {leased} overlaps {other}'s {network}; give {other} another network"
                     ));
                 }
             }
         }
+        usable
     }
 }
 

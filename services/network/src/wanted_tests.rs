@@ -116,23 +116,70 @@ fn equal_uplinks_get_metrics_in_the_order_of_their_names() {
             "eth1 0.0.0.0/0 via 10.8.0.1 metric 101"
         ]
     );
-    // Several uplinks: packets may come by any.
-    let filter = |device: &str| {
-        let path = format!("net/ipv4/conf/{device}/rp_filter");
+    let sysctl = |path: &str| {
+        let path = format!("net/{path}");
         target.wanted.sysctls.iter().find(|(p, _)| *p == path).map(|(_, value)| value.as_str())
     };
-    assert_eq!((filter("eth0"), filter("eth1")), (Some("2"), Some("2")));
+    for device in ["eth0", "eth1"] {
+        // Several uplinks: packets may come by any, and leave by the one that has a link.
+        assert_eq!(sysctl(&format!("ipv4/conf/{device}/rp_filter")), Some("2"));
+        let linkdown = |version| format!("{version}/conf/{device}/ignore_routes_with_linkdown");
+        assert_eq!(sysctl(&linkdown("ipv4")), Some("1"));
+        assert_eq!(sysctl(&linkdown("ipv6")), Some("0"));
+    }
 }
 
 #[test]
 fn a_leased_network_that_overlaps_the_lan_is_told() {
-    let target = target_of("", &[("wan", lease("192.168.77.50/24", &[]))]);
+    let grant = lease("192.168.5.50/16", &[("0.0.0.0/0", Some("192.168.5.1"))]);
+    let target = target_of("", &[("wan", grant)]);
     assert_eq!(
         target.problems,
         [
-            "wan: the leased network 192.168.77.0/24 overlaps lan's 192.168.77.1/24; give lan another network"
+            "wan: the leased network 192.168.0.0/16 overlaps lan's 192.168.77.1/24; give lan another network"
         ]
     );
+    // The LAN's prefix is longer, and so wins.
+    assert_eq!(target.wanted.devices["eth0"].addresses, ["192.168.5.50/16".parse().unwrap()]);
+    assert_eq!(routes(&target).len(), 1);
+}
+
+/// The kernel would make a route to the prefix, which is as good as the LAN's or better, and take
+/// packets to the host with the address for its own.
+#[test]
+fn a_server_cannot_take_a_network_of_the_lan_by_the_address_that_it_leases() {
+    for address in ["192.168.77.50/24", "192.168.77.129/25", "192.168.77.20/32", "192.168.77.20/16"]
+    {
+        let grant = lease(address, &[("0.0.0.0/0", Some("192.168.77.254"))]);
+        let target = target_of("", &[("wan", grant)]);
+        assert!(target.wanted.devices["eth0"].addresses.is_empty(), "{address}");
+        assert_eq!(routes(&target), Vec::<String>::new());
+        assert_eq!(
+            target.problems,
+            [format!(
+                "wan: the leased address {address} is in lan's 192.168.77.1/24 and is not used; give lan another network"
+            )]
+        );
+    }
+}
+
+/// Two uplinks to the same network are no conflict.
+#[test]
+fn leases_of_the_same_network_are_used_both() {
+    let toml = r#"
+        [interfaces.a]
+        zone = "wan"
+        ports = ["eth0"]
+        ipv4 = { method = "dhcp" }
+        [interfaces.b]
+        zone = "wan"
+        ports = ["eth1"]
+        ipv4 = { method = "dhcp" }
+    "#;
+    let leases = [("a", lease("10.9.0.100/24", &[])), ("b", lease("10.9.0.101/24", &[]))];
+    let target = target_of(toml, &leases);
+    assert_eq!(target.problems, Vec::<String>::new());
+    assert_eq!(target.wanted.devices["eth1"].addresses, ["10.9.0.101/24".parse().unwrap()]);
 }
 
 #[test]

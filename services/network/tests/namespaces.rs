@@ -4,14 +4,14 @@
 
 mod lab;
 
-use std::{fs, process::Command, sync::atomic::Ordering, time::Duration};
+use std::{fs, sync::atomic::Ordering, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use lab::{Lab, ROUTER};
-use portcullis_netns::{Namespace, Running};
-
-/// For what happens soon, on a machine that may be busy.
-const SOON: Duration = Duration::from_secs(60);
+use lab::{
+    Lab, ROUTER, SOON,
+    monitor::{monitor, monitored, settled},
+};
+use portcullis_netns::Namespace;
 
 #[test]
 fn a_router_gets_its_lease_and_bridges_its_lan() -> Result<()> {
@@ -49,101 +49,58 @@ fn a_router_gets_its_lease_and_bridges_its_lan() -> Result<()> {
     Ok(())
 }
 
-/// `ip monitor` of the router's devices, addresses and routes of a family, into a file.
-fn monitor(lab: &Lab, family: &str, file: &str) -> Result<Running> {
-    let mut command = Command::new("sh");
-    let path = lab.path(file);
-    let line = format!(
-        "exec ip netns exec {} stdbuf -oL ip {family} monitor link address route > {}",
-        lab.router.name(),
-        path.display()
-    );
-    command.args(["-c", &line]);
-    let monitor = Running::start(command)?;
-    // It listens when it is among those who want messages of the kernel.
-    let id = monitor.id().to_string();
-    lab.until("ip monitor", SOON, || {
-        let sockets = lab.router.run("cat /proc/net/netlink")?;
-        Ok(sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|fields| {
-            matches!(fields[..], [_, _, owner, groups, ..] if owner == id && groups != "00000000")
-        }))
-    })?;
-    Ok(monitor)
-}
-
-/// Waits until the router's lease is in force and nothing changes any more.
-fn settled(lab: &Lab, family: &str) -> Result<()> {
-    lab.until_state("bound", SOON)?;
-    lab.until("the lease in force", SOON, || {
-        let wan = lab.interface("wan")?;
-        Ok(!wan.addresses.is_empty() && wan.gateway.is_some())
-    })?;
-    lab.until("rest", SOON, || {
-        let monitor = monitor(lab, family, "rest")?;
-        std::thread::sleep(Duration::from_millis(500));
-        drop(monitor);
-        Ok(monitored(lab, "rest")?.is_empty())
-    })
-}
-
-fn monitored(lab: &Lab, file: &str) -> Result<String> {
-    Ok(fs::read_to_string(lab.path(file))?)
-}
-
 fn sysctl(namespace: &Namespace, path: &str) -> Result<String> {
     Ok(namespace.run(&format!("cat /proc/sys/net/{path}"))?.trim().to_owned())
 }
 
+/// RFC 4862 section 5.4.5: it is the administrator who has to do something.
 #[test]
-fn a_link_comes_up_when_the_firewall_is_on_it() -> Result<()> {
-    let (lab, firewall) = Lab::guarded(ROUTER)?;
-    let _server = lab.dnsmasq(&[])?;
-    let client = &lab.clients[0];
-    client.address("eth0", "192.168.77.11/24")?;
-    let service = lab.start()?;
-    let up = |device: &str| -> Result<bool> {
-        let flags = lab.router.run(&format!("ip -o link show {device}"))?;
-        Ok(flags.contains(",UP") || flags.contains("<UP"))
-    };
-    let index = |device: &str| -> Result<u32> {
-        let text = lab.router.run(&format!("cat /sys/class/net/{device}/ifindex"))?;
-        Ok(text.trim().parse()?)
-    };
-    // Everything is prepared, and nothing of the router answers.
-    lab.until("the LAN's address", SOON, || {
-        Ok(lab.interface("lan")?.addresses == ["192.168.77.1/24"])
-    })?;
-    lab.until("the ports", SOON, || Ok(up("lan0")? && up("lan1")?))?;
-    ensure!(!up("lan")? && !up("wan0")?, "up without a firewall");
-    ensure!(client.run("ping -c2 -i0.2 -W1 192.168.77.1").is_err());
-    ensure!(!up("lan")? && !up("wan0")? && lab.dhcp_messages().is_empty());
-
-    firewall.guard(&[index("lan")?])?;
-    lab.until("the LAN", SOON, || Ok(client.run("ping -c1 -W1 192.168.77.1").is_ok()))?;
-    ensure!(up("lan")? && !up("wan0")? && lab.dhcp_messages().is_empty());
-    firewall.guard(&[index("lan")?, index("wan0")?])?;
-    lab.until_state("bound", SOON)?;
-    lab.until("the way out", SOON, || Ok(lab.router.run("ping -c1 -W1 10.9.0.1").is_ok()))?;
-
-    // While it is away its filters go on, and so do the links; over a restart of this service too.
-    settled(&lab, "-4")?;
-    let monitor = monitor(&lab, "-4", "guard")?;
-    firewall.guard(&[])?;
-    // Time for a mistake.
-    std::thread::sleep(Duration::from_millis(500));
-    service.stop()?;
+fn an_ipv6_address_that_another_host_has_is_told() -> Result<()> {
+    let lab = Lab::new(ROUTER)?;
+    lab.router.run("sysctl -qw net.ipv6.conf.wan0.accept_dad=1")?;
+    lab.provider.address("eth0", "2001:db8:1::2/64")?;
     let _service = lab.start()?;
-    lab.until_state("bound", SOON)?;
-    drop(monitor);
-    let events = monitored(&lab, "guard")?;
-    ensure!(events.is_empty(), "links were touched:\n{events}");
+    lab.apply(BOTH_FAMILIES)?;
+    lab.until("the problem", SOON, || {
+        Ok(lab.log().contains("wan0: 2001:db8:1::2/64 is not used: another host"))
+    })?;
+    ensure!(!lab.interface("wan")?.addresses.contains(&"2001:db8:1::2/64".to_owned()));
+    Ok(())
+}
 
-    // One that was taken down comes up only behind it.
-    lab.router.run("ip link set wan0 down")?;
-    std::thread::sleep(Duration::from_millis(1500));
-    ensure!(!up("wan0")?);
-    firewall.guard(&[index("lan")?, index("wan0")?])?;
-    lab.until("the way out", SOON, || Ok(lab.router.run("ping -c1 -W1 10.9.0.1").is_ok()))
+/// Two ways out: when the cable of the preferred one is pulled, its routes are there and lead nowhere.
+#[test]
+fn without_a_link_the_next_uplink_is_taken() -> Result<()> {
+    let lab = Lab::new(
+        r#"
+        [interfaces.wan]
+        zone = "wan"
+        ports = ["wan0"]
+        ipv4 = { method = "static", addresses = ["10.9.0.2/24"], gateway = "10.9.0.1" }
+
+        [interfaces.wan2]
+        zone = "wan"
+        ports = ["lan0"]
+        ipv4 = { method = "static", addresses = ["10.8.0.2/24"], gateway = "10.8.0.1" }
+
+        [interfaces.lan]
+        zone = "lan"
+        ports = ["lan1"]
+        ipv4 = { method = "static", addresses = ["192.168.77.1/24"] }
+        "#,
+    )?;
+    let _service = lab.start()?;
+    let way_to = |address: &str| lab.router.run(&format!("ip route get {address}"));
+    lab.until("the way out", SOON, || Ok(way_to("203.0.113.1")?.contains("dev wan0")))?;
+    lab.provider.run("ip link set eth0 down")?;
+    lab.until("the other way out", SOON, || Ok(way_to("203.0.113.1")?.contains("dev lan0")))?;
+    lab.provider.run("ip link set eth0 up")?;
+    lab.until("the first again", SOON, || Ok(way_to("203.0.113.1")?.contains("dev wan0")))?;
+    // What is for hosts inside goes nowhere else when these are away.
+    lab.clients[1].run("ip link set eth0 down")?;
+    lab.until("no carrier", SOON, || Ok(!lab.interface("lan")?.carrier))?;
+    ensure!(way_to("192.168.77.9")?.contains("dev lan1"), "{}", way_to("192.168.77.9")?);
+    Ok(())
 }
 
 #[test]

@@ -16,7 +16,8 @@ use portcullis_model::MacAddress;
 /// what does not is left alone. The number is unassigned in iproute2's rt_protos.
 pub const PROTOCOL: u8 = 80;
 
-/// Alias (`ip link show`) that marks the bridges made by this service.
+/// Alias (`ip link show`) that marks the bridges made by this service, and the devices that it
+/// brought up: they are deleted or taken down when they are no longer wanted.
 pub const ALIAS: &str = "portcullis";
 
 /// The kernel's state at one moment.
@@ -29,6 +30,9 @@ pub struct Actual {
     /// IPv6 addresses of all devices by their kernel index, as they are reported: without those that
     /// may turn out to be somebody else's.
     pub addresses6: Vec<(u32, Ipv6Net)>,
+    /// IPv6 addresses, by the index of their device, that somebody else on the link has (RFC 4862
+    /// section 5.4): the kernel does not use them.
+    pub duplicates: Vec<(u32, Ipv6Net)>,
     /// Unicast routes of the main table, of both families.
     pub routes: Vec<Route>,
     /// Values of those kernel parameters that are managed, by path under `/proc/sys`. One that
@@ -181,6 +185,6 @@ pub struct Device {
     /// Addresses; the first of each family is the primary one.
     pub addresses: Vec<IpNet>,
     /// It is not brought up, nor are there routes by it until it is: nothing filters on it yet. One that
-    /// is up stays up.
+    /// is up stays up, unless it comes out of a bridge.
     pub held: bool,
 }

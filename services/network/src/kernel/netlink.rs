@@ -5,15 +5,17 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     pin::pin,
+    time::Duration,
 };
 
-use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream::BoxStream};
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream::BoxStream};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use portcullis_model::MacAddress;
 use rtnetlink::{
     Handle, LinkBridge, LinkUnspec, MulticastGroup, RouteMessageBuilder,
+    packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
     packet_route::{
-        AddressFamily,
+        AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol},
         link::{
             BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo,
@@ -34,6 +36,10 @@ use super::{
     sysctl::Sysctls,
     sysfs,
 };
+
+/// Times that a table is asked for because it changed meanwhile, with pauses in between that double.
+const ATTEMPTS: u32 = 8;
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
 
 /// Why the kernel's state cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +63,9 @@ pub enum KernelError {
         /// What the kernel said.
         source: Box<rtnetlink::Error>,
     },
+    /// A table cannot be read as it is at one moment.
+    #[error("cannot read the {0}: they change all the time")]
+    Unsteady(&'static str),
     /// Kernel parameters cannot be read.
     #[error("cannot read /proc/sys/{0}")]
     ReadSysctl(io::Error),
@@ -129,29 +138,26 @@ impl Kernel {
         links: BTreeMap<u32, Link>,
         sysctls: impl Iterator<Item = &str>,
     ) -> Result<Actual, KernelError> {
-        let mut request = self.handle.address().get();
-        request.message_mut().header.family = AddressFamily::Inet;
-        let mut request6 = self.handle.address().get();
-        request6.message_mut().header.family = AddressFamily::Inet6;
-        let mut addresses = dump("addresses", request.execute(), address).await?;
-        let (known, reported): (Vec<_>, Vec<_>) =
-            dump("IPv6 addresses", request6.execute(), |message| {
-                Some((address(message), address6(message)))
-            })
-            .await?
-            .into_iter()
-            .unzip();
-        addresses.extend(known.into_iter().flatten());
-        let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let query6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
-        let mut routes = dump("routes", self.handle.route().get(query).execute(), route).await?;
-        let routes6 = self.handle.route().get(query6).execute();
-        routes.extend(dump("IPv6 routes", routes6, route).await?);
+        let mut addresses = self.addresses(AddressFamily::Inet).await?;
+        let addresses6 = self.addresses(AddressFamily::Inet6).await?;
+        let (mut reported, mut duplicates) = (Vec::new(), Vec::new());
+        for (address, certainty) in addresses6.iter().filter_map(address6) {
+            match certainty {
+                Certainty::Own => reported.push(address),
+                Certainty::Unknown => {}
+                Certainty::Duplicate => duplicates.push(address),
+            }
+        }
+        addresses.extend(addresses6);
+        let addresses = addresses.iter().filter_map(address).collect();
+        let mut routes = self.routes(RouteMessageBuilder::<Ipv4Addr>::new().build()).await?;
+        routes.extend(self.routes(RouteMessageBuilder::<Ipv6Addr>::new().build()).await?);
         Ok(Actual {
             links,
             addresses,
-            addresses6: reported.into_iter().flatten().collect(),
-            routes,
+            addresses6: reported,
+            duplicates,
+            routes: routes.iter().filter_map(route).collect(),
             sysctls: self.sysctls.read(sysctls).map_err(KernelError::ReadSysctl)?,
         })
     }
@@ -161,8 +167,67 @@ impl Kernel {
     /// # Errors
     /// Reading failed.
     pub async fn links(&self) -> Result<BTreeMap<u32, Link>, KernelError> {
-        let links = dump("devices", self.handle.link().get().execute(), link).await?;
+        let question = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let links = self
+            .list("devices", question, |answer| match answer {
+                RouteNetlinkMessage::NewLink(message) => link(&message),
+                _ => None,
+            })
+            .await?;
         Ok(links.into_iter().map(|link| (link.index, link)).collect())
+    }
+
+    async fn addresses(&self, family: AddressFamily) -> Result<Vec<AddressMessage>, KernelError> {
+        let mut question = AddressMessage::default();
+        question.header.family = family;
+        self.list("addresses", RouteNetlinkMessage::GetAddress(question), |answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) => Some(message),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn routes(&self, question: RouteMessage) -> Result<Vec<RouteMessage>, KernelError> {
+        self.list("routes", RouteNetlinkMessage::GetRoute(question), |answer| match answer {
+            RouteNetlinkMessage::NewRoute(message) => Some(message),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Asks for a table. The kernel tells it in pieces, and if it changes between two of them it says
+    /// so: entries may be missing, and what was made of that would be wrong.
+    async fn list<T>(
+        &self,
+        what: &'static str,
+        question: RouteNetlinkMessage,
+        read: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, KernelError> {
+        let failed = |source| KernelError::Read { what, source: Box::new(source) };
+        let mut pause = FIRST_PAUSE;
+        for _ in 0..ATTEMPTS {
+            let mut request = NetlinkMessage::from(question.clone());
+            request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+            let mut answers = pin!(self.handle.clone().request(request).map_err(failed)?);
+            let mut list = Vec::new();
+            let mut steady = true;
+            while let Some(NetlinkMessage { header, payload, .. }) = answers.next().await {
+                steady &= header.flags & NLM_F_DUMP_INTR == 0;
+                match payload {
+                    NetlinkPayload::InnerMessage(answer) => list.extend(read(answer)),
+                    NetlinkPayload::Error(error) => {
+                        return Err(failed(rtnetlink::Error::NetlinkError(error)));
+                    }
+                    _ => steady = false,
+                }
+            }
+            if steady {
+                return Ok(list);
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        Err(KernelError::Unsteady(what))
     }
 
     /// Makes one change. What is already so, or already gone, is no error.
@@ -234,6 +299,7 @@ impl Kernel {
                 Ok(())
             }
             Change::SetAlias => handle.link().set(set.alias(ALIAS).build()).execute().await,
+            Change::ClearAlias => handle.link().set(set.alias("").build()).execute().await,
             Change::SetMac(mac) => {
                 handle.link().set(set.address(mac.0.to_vec()).build()).execute().await
             }
@@ -246,6 +312,7 @@ impl Kernel {
                 handle.link().set(set.controller(bridge).build()).execute().await
             }
             Change::SetUp => handle.link().set(set.up().build()).execute().await,
+            Change::SetDown => handle.link().set(set.down().build()).execute().await,
             Change::AddAddress(net) => {
                 let mut request = handle.address().add(index, net.addr(), net.prefix_len());
                 request
@@ -323,23 +390,6 @@ impl<T> With for RouteMessageBuilder<T> {
         }
         message
     }
-}
-
-async fn dump<M, T>(
-    what: &'static str,
-    messages: impl Stream<Item = Result<M, rtnetlink::Error>>,
-    read: impl Fn(&M) -> Option<T>,
-) -> Result<Vec<T>, KernelError> {
-    let mut messages = pin!(messages);
-    let mut all = Vec::new();
-    while let Some(message) = messages
-        .try_next()
-        .await
-        .map_err(|source| KernelError::Read { what, source: Box::new(source) })?
-    {
-        all.extend(read(&message));
-    }
-    Ok(all)
 }
 
 fn link(message: &LinkMessage) -> Option<Link> {
@@ -426,13 +476,17 @@ fn address(message: &AddressMessage) -> Option<Address> {
     Some(Address { index: message.header.index, address, ours })
 }
 
-fn address6(message: &AddressMessage) -> Option<(u32, Ipv6Net)> {
+/// Whether an IPv6 address is nobody else's (RFC 4862 section 5.4).
+enum Certainty {
+    Own,
+    Unknown,
+    Duplicate,
+}
+
+fn address6(message: &AddressMessage) -> Option<((u32, Ipv6Net), Certainty)> {
     let header = &message.header;
-    if header.family != AddressFamily::Inet6 {
-        return None;
-    }
     let mut address = None;
-    let unsure = AddressFlags::Tentative | AddressFlags::Dadfailed;
+    let mut certainty = Certainty::Own;
     for attribute in &message.attributes {
         match attribute {
             AddressAttribute::Address(IpAddr::V6(found)) if address.is_none() => {
@@ -440,11 +494,17 @@ fn address6(message: &AddressMessage) -> Option<(u32, Ipv6Net)> {
             }
             // Of a point-to-point link, where the other is the peer's.
             AddressAttribute::Local(IpAddr::V6(found)) => address = Some(*found),
-            AddressAttribute::Flags(flags) if flags.intersects(unsure) => return None,
+            AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Dadfailed) => {
+                certainty = Certainty::Duplicate;
+            }
+            AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Tentative) => {
+                certainty = Certainty::Unknown;
+            }
             _ => {}
         }
     }
-    Some((header.index, Ipv6Net::new(address?, header.prefix_len).ok()?))
+    let address = Ipv6Net::new(address?, header.prefix_len).ok()?;
+    Some(((header.index, address), certainty))
 }
 
 fn route(message: &RouteMessage) -> Option<Route> {

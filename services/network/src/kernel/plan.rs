@@ -30,8 +30,10 @@ pub enum Change {
     },
     /// Switch spanning tree and forward delay of a bridge off.
     ConfigureBridge,
-    /// Mark a bridge as ours.
+    /// Mark it as ours.
     SetAlias,
+    /// Take our mark away.
+    ClearAlias,
     /// Set the hardware address.
     SetMac(MacAddress),
     /// Set the MTU in bytes.
@@ -40,6 +42,8 @@ pub enum Change {
     SetMaster(Option<String>),
     /// Bring it up.
     SetUp,
+    /// Take it down.
+    SetDown,
     /// Add an address.
     AddAddress(IpNet),
     /// Remove an address.
@@ -71,11 +75,13 @@ impl fmt::Display for Step {
             Change::CreateBridge { mac: None } => write!(f, "{device}: make a bridge"),
             Change::ConfigureBridge => write!(f, "{device}: spanning tree off"),
             Change::SetAlias => write!(f, "{device}: alias {ALIAS}"),
+            Change::ClearAlias => write!(f, "{device}: no alias"),
             Change::SetMac(mac) => write!(f, "{device}: hardware address {mac}"),
             Change::SetMtu(mtu) => write!(f, "{device}: MTU {mtu}"),
             Change::SetMaster(Some(bridge)) => write!(f, "{device}: port of {bridge}"),
             Change::SetMaster(None) => write!(f, "{device}: port of no bridge"),
             Change::SetUp => write!(f, "{device}: up"),
+            Change::SetDown => write!(f, "{device}: down"),
             Change::AddAddress(address) => write!(f, "{device}: add address {address}"),
             Change::RemoveAddress(address) => write!(f, "{device}: remove address {address}"),
             Change::AddRoute(way) => write!(f, "{device}: add route {way}"),
@@ -116,17 +122,14 @@ impl Steps {
     }
 
     fn devices(&mut self, wanted: &Wanted, actual: &Actual) {
-        for link in actual.links.values() {
-            let made_by_us = matches!(link.kind, LinkKind::Bridge { .. })
-                && link.alias.as_deref() == Some(ALIAS);
-            let still = wanted.devices.get(&link.name).is_some_and(|d| d.bridge.is_some());
-            if made_by_us && !still {
-                self.push(&link.name, Change::DeleteBridge);
-            }
-        }
+        // First of all, before anything that filters on it is left: its bridge, or its interface.
+        self.take_down(wanted, actual);
         for (name, device) in &wanted.devices {
-            if let Some(mac) = device.bridge {
-                self.bridge(name, mac, actual.link(name));
+            match (device.bridge, actual.link(name)) {
+                (Some(mac), link) => self.bridge(name, mac, link),
+                // The alias of somebody else is not overwritten.
+                (None, Some(link)) if link.alias.is_none() => self.push(name, Change::SetAlias),
+                (None, _) => {}
             }
         }
         self.masters(wanted, actual);
@@ -136,6 +139,30 @@ impl Steps {
                 if device.bridge.is_some() == bridges {
                     self.mtu_and_up(name, device, actual.link(name));
                 }
+            }
+        }
+        // Its ports have found another place by now, if they have one.
+        for link in actual.links.values().filter(|link| is_left_bridge(wanted, link)) {
+            self.push(&link.name, Change::DeleteBridge);
+        }
+    }
+
+    /// The firewall leaves a device that belongs to no interface any more, and is not yet on one that
+    /// comes out of a bridge: neither may be on its link meanwhile.
+    fn take_down(&mut self, wanted: &Wanted, actual: &Actual) {
+        for link in actual.links.values() {
+            let is_port =
+                link.master.and_then(|index| actual.links.get(&index)).is_some_and(|master| {
+                    is_left_bridge(wanted, master) || is_wanted_bridge(wanted, &master.name)
+                });
+            let target = wanted.devices.get(&link.name);
+            let given_up = target.is_none() && is_ours(link) && !is_left_bridge(wanted, link);
+            let unfiltered = target.is_none_or(|device| device.held && device.master.is_none());
+            if link.up && (given_up || is_port && unfiltered) {
+                self.push(&link.name, Change::SetDown);
+            }
+            if given_up {
+                self.push(&link.name, Change::ClearAlias);
             }
         }
     }
@@ -166,7 +193,7 @@ impl Steps {
         for link in actual.links.values() {
             let Some(master) = master_of(link) else { continue };
             // Only ports of bridges that we manage or delete are ours to detach.
-            let managed = wanted.devices.get(&master.name).is_some_and(|d| d.bridge.is_some());
+            let managed = is_wanted_bridge(wanted, &master.name);
             let target = wanted.devices.get(&link.name);
             if target.map_or(managed, |device| device.master.is_none()) {
                 self.push(&link.name, Change::SetMaster(None));
@@ -223,11 +250,13 @@ impl Steps {
         let name_of = |route: &Route| actual.links.get(&route.index).map(|link| link.name.as_str());
         // By destination and metric: the kernel holds one of our routes for each.
         let mut replaced = BTreeSet::new();
-        let stays_down = |device: &str| {
-            wanted.devices.get(device).is_some_and(|device| device.held)
-                && actual.link(device).is_none_or(|link| !link.up)
-        };
-        for (device, way) in wanted.routes.iter().filter(|(device, _)| !stays_down(device)) {
+        for (device, way) in &wanted.routes {
+            let held = wanted.devices.get(device).is_some_and(|device| device.held);
+            let up = actual.link(device).is_some_and(|link| link.up)
+                && !self.has(device, &Change::SetDown);
+            if held && !up {
+                continue;
+            }
             let same_place = actual.routes.iter().filter(|route| {
                 route.ours
                     && route.way.destination == way.destination
@@ -262,8 +291,27 @@ impl Steps {
     }
 
     fn deleted(&self, device: &str) -> bool {
-        self.0.iter().any(|s| s.device == device && s.change == Change::DeleteBridge)
+        self.has(device, &Change::DeleteBridge)
     }
+
+    fn has(&self, device: &str, change: &Change) -> bool {
+        self.0.iter().any(|step| step.device == device && step.change == *change)
+    }
+}
+
+fn is_ours(link: &Link) -> bool {
+    link.alias.as_deref() == Some(ALIAS)
+}
+
+fn is_wanted_bridge(wanted: &Wanted, name: &str) -> bool {
+    wanted.devices.get(name).is_some_and(|device| device.bridge.is_some())
+}
+
+/// Whether it is a bridge that we made and nobody wants any more.
+fn is_left_bridge(wanted: &Wanted, link: &Link) -> bool {
+    matches!(link.kind, LinkKind::Bridge { .. })
+        && is_ours(link)
+        && !is_wanted_bridge(wanted, &link.name)
 }
 
 #[cfg(test)]

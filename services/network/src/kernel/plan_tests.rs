@@ -36,7 +36,7 @@ impl Kernel {
     fn add_link(&mut self, link: Link) {
         let index = self.0.links.keys().max().map_or(1, |index| index + 1);
         for (path, _) in
-            sysctl::wanted([(link.name.as_str(), sysctl::ReversePath::Strict)].into_iter())
+            sysctl::wanted([(link.name.as_str(), sysctl::Roles::default())].into_iter())
         {
             self.0.sysctls.entry(path).or_insert_with(|| "7".to_owned());
         }
@@ -86,6 +86,7 @@ impl Kernel {
                 _ => return Err("not a bridge".to_owned()),
             },
             Change::SetAlias => self.link(device)?.alias = Some(ALIAS.to_owned()),
+            Change::ClearAlias => self.link(device)?.alias = None,
             Change::SetMac(mac) => {
                 let link = self.link(device)?;
                 (link.mac, link.mac_set) = (Some(*mac), true);
@@ -96,6 +97,11 @@ impl Kernel {
                 self.link(device)?.master = master;
             }
             Change::SetUp => self.link(device)?.up = true,
+            Change::SetDown => {
+                let index = self.index(device)?;
+                self.link(device)?.up = false;
+                self.0.routes.retain(|route| route.index != index);
+            }
             Change::AddAddress(address) => {
                 let index = self.index(device)?;
                 if self.0.addresses.iter().any(|a| a.index == index && a.address == *address) {
@@ -247,7 +253,7 @@ prop_compose! {
                 wanted.routes.push(((*name).clone(), way));
             }
         }
-        let devices = wanted.devices.keys().map(|d| (d.as_str(), sysctl::ReversePath::Strict));
+        let devices = wanted.devices.keys().map(|d| (d.as_str(), sysctl::Roles::default()));
         wanted.sysctls = sysctl::wanted(devices);
         wanted
     }
@@ -284,11 +290,8 @@ fn meddle(kernel: &mut Kernel, drift: &Drift) {
     };
     match drift {
         Drift::Down(which) => {
-            let name = device(which, kernel);
-            let link = kernel.link(&name).unwrap();
-            link.up = false;
-            let index = link.index;
-            kernel.0.routes.retain(|route| route.index != index);
+            let step = Step { device: device(which, kernel), change: Change::SetDown };
+            kernel.apply(&step).unwrap();
         }
         Drift::LoseAddress(which) if !kernel.0.addresses.is_empty() => {
             let lost = which.get(&kernel.0.addresses).clone();
@@ -380,8 +383,9 @@ fn assert_reached(kernel: &Kernel, wanted: &Wanted) -> Result<(), TestCaseError>
     for link in actual.links.values() {
         let bridge = matches!(link.kind, LinkKind::Bridge { .. });
         prop_assert!(!bridge || wanted.devices.contains_key(&link.name));
-        // What is no longer managed is a port of nothing.
-        prop_assert!(link.master.is_none() || wanted.devices.contains_key(&link.name));
+        // What is no longer managed is a port of nothing, and down.
+        let managed = wanted.devices.contains_key(&link.name);
+        prop_assert!(managed || link.master.is_none() && !link.up && link.alias.is_none());
     }
     Ok(())
 }
@@ -407,28 +411,39 @@ proptest! {
         assert_reached(&kernel, &after)?;
         prop_assert_eq!(plan(&after, &kernel.0), Vec::new());
         prop_assert!(kernel.0.addresses.contains(&address));
-        prop_assert!(kernel.0.routes.contains(&route));
+        let given_up =
+            before.devices.contains_key("eth0") && !after.devices.contains_key("eth0");
+        prop_assert!(given_up || kernel.0.routes.contains(&route), "a route goes with its link only");
     }
 
     #[test]
     fn what_is_held_stays_as_it_is_until_it_is_let_go(before in wanted(), after in wanted()) {
         let mut kernel = Kernel::with_nics(NICS);
         kernel.converge(&before)?;
-        let up = |kernel: &Kernel| -> BTreeSet<String> {
-            kernel.0.links.values().filter(|link| link.up).map(|link| link.name.clone()).collect()
+        let standalone = |wanted: &Wanted| -> BTreeSet<String> {
+            let devices = wanted.devices.iter().filter(|(_, device)| device.master.is_none());
+            devices.map(|(name, _)| name.clone()).collect()
         };
         let mut held = after.clone();
         for device in held.devices.values_mut().filter(|device| device.master.is_none()) {
             device.held = true;
         }
-        let was_up = up(&kernel);
-        for step in kernel.converge(&held)? {
-            let device = held.devices.get(&step.device);
-            prop_assert!(step.change != Change::SetUp || device.is_some_and(|d| !d.held), "{}", step);
+        // The firewall is on what it was on, for as long as that is not over.
+        let filtered = standalone(&before);
+        for _ in 0..2 {
+            for step in plan(&held, &kernel.0) {
+                kernel.apply(&step).map_err(TestCaseError::fail)?;
+                let on_links = kernel.0.links.values().filter(|l| l.up && l.master.is_none());
+                for link in on_links {
+                    prop_assert!(filtered.contains(&link.name), "{} after {}", link.name, step);
+                }
+            }
         }
-        // What filtered goes on.
-        let gone = |name: &String| kernel.0.link(name).is_none();
-        prop_assert!(was_up.iter().all(|name| up(&kernel).contains(name) || gone(name)));
+        prop_assert_eq!(plan(&held, &kernel.0), Vec::new());
+        // What filtered goes on, and where it ends nothing is up.
+        let up = kernel.0.links.values().filter(|link| link.up && link.master.is_none());
+        let up: BTreeSet<String> = up.map(|link| link.name.clone()).collect();
+        prop_assert_eq!(up, &filtered & &standalone(&after));
         kernel.converge(&after)?;
         assert_reached(&kernel, &after)?;
     }
@@ -451,12 +466,28 @@ proptest! {
                         // A bridge that was deleted and made again takes its ports along.
                         && master.is_some_and(|m| before.devices.contains_key(&m))
                 }
-                Change::SetUp => old.is_some() && new.is_some(),
+                Change::SetUp | Change::SetDown => old.is_some() && new.is_some(),
                 _ => false,
             };
             prop_assert!(!needless, "{}", step);
         }
     }
+}
+
+#[test]
+fn a_device_that_nobody_wants_goes_down_and_one_of_somebody_else_stays() {
+    let wanted = Wanted {
+        devices: BTreeMap::from([("eth0".to_owned(), Device::default())]),
+        ..Wanted::default()
+    };
+    let mut kernel = Kernel::with_nics(2);
+    kernel.link("eth1").unwrap().up = true;
+    kernel.converge(&wanted).unwrap();
+    assert!(kernel.0.link("eth0").unwrap().up);
+    let steps = kernel.converge(&Wanted::default()).unwrap();
+    let shown: Vec<_> = steps.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["eth0: down", "eth0: no alias"]);
+    assert!(kernel.0.link("eth1").unwrap().up);
 }
 
 #[test]

@@ -42,24 +42,62 @@ const DEVICE: &[(&str, &str, &str)] = &[
     ("ipv6", "accept_redirects", "0"),
 ];
 
-/// Reverse path filter (RFC 3704).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReversePath {
-    /// A source must be reached by the device that its packet came from.
-    Strict,
-    /// A source must be reachable at all: with several uplinks packets may come by any.
-    Loose,
+/// What a device is to the router, by address family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Roles {
+    /// For IPv4.
+    pub ipv4: Role,
+    /// For IPv6.
+    pub ipv6: Role,
+}
+
+/// What a device is to the router.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Hosts are there.
+    #[default]
+    Inside,
+    /// The only way out.
+    Uplink,
+    /// There are other ways out.
+    OneOfUplinks,
+}
+
+impl Role {
+    /// Reverse path filter (RFC 3704). Strict: a source must be reached by the device that its packet
+    /// came from. Loose, with several uplinks: packets may come by any of them.
+    const fn rp_filter(self) -> &'static str {
+        match self {
+            Self::Inside | Self::Uplink => "1",
+            Self::OneOfUplinks => "2",
+        }
+    }
+
+    /// Whether routes by it do not count while it has no link, so that another uplink takes its
+    /// place. Those to hosts inside count always, else their packets would go by the default route,
+    /// to the outside.
+    const fn ignore_routes_with_linkdown(self) -> &'static str {
+        match self {
+            Self::Inside | Self::Uplink => "0",
+            Self::OneOfUplinks => "1",
+        }
+    }
 }
 
 /// The parameters that `devices` and the namespace shall have: path under `/proc/sys`, value.
-pub fn wanted<'a>(devices: impl Iterator<Item = (&'a str, ReversePath)>) -> Vec<(String, String)> {
+pub fn wanted<'a>(devices: impl Iterator<Item = (&'a str, Roles)>) -> Vec<(String, String)> {
     let mut all: Vec<_> =
         GLOBAL.iter().map(|(path, value)| ((*path).to_owned(), (*value).to_owned())).collect();
-    for (device, filter) in devices {
-        let filter = if filter == ReversePath::Strict { "1" } else { "2" };
-        all.push((format!("net/ipv4/conf/{device}/rp_filter"), filter.to_owned()));
+    for (device, Roles { ipv4, ipv6 }) in devices {
+        let mut add = |version: &str, name: &str, value: &str| {
+            all.push((format!("net/{version}/conf/{device}/{name}"), value.to_owned()));
+        };
+        add("ipv4", "rp_filter", ipv4.rp_filter());
+        for (version, role) in [("ipv4", ipv4), ("ipv6", ipv6)] {
+            add(version, "ignore_routes_with_linkdown", role.ignore_routes_with_linkdown());
+        }
         for (version, name, value) in DEVICE {
-            all.push((format!("net/{version}/conf/{device}/{name}"), (*value).to_owned()));
+            add(version, name, value);
         }
     }
     all

@@ -1,6 +1,8 @@
 //! A router between a provider and two LAN clients, each in a network namespace of its own. The
 //! router runs the real service; the configuration service is played by the test.
 
+#![allow(dead_code, reason = "each test uses its part")]
+
 use std::{
     fs::{self, File},
     os::unix::net::UnixStream,
@@ -26,7 +28,11 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 mod firewall;
+pub mod monitor;
 pub use firewall::Firewall;
+
+/// For what happens soon, on a machine that may be busy.
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// `wan0` of the router is joined with `eth0` of the provider, 10.9.0.1/24; `lan0` and `lan1` with
 /// `eth0` of each client.
