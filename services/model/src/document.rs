@@ -1,10 +1,10 @@
-//! The document itself: reading and writing it, and what stands in for what it leaves out.
+//! The document itself, what stands in for what it leaves out, and writing it.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DhcpServer, Dns, Firewall, Interface, Name, System};
+use crate::{DhcpServer, Dns, Firewall, Interface, Name, ParseError, System};
 
 /// The format version that this build reads and writes.
 pub const VERSION: u32 = 1;
@@ -66,48 +66,7 @@ impl From<WrittenDocument> for Document {
     }
 }
 
-/// Why a text is not a document.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ParseError {
-    /// Dotted path of the field, as far as known: `interfaces.lan.ports[0]`; empty otherwise.
-    pub path: String,
-    /// Line and column, both counted from 1, as far as known.
-    pub position: Option<(usize, usize)>,
-    /// What is wrong and what is allowed, without the position.
-    pub message: String,
-}
-
-impl fmt::Display for ParseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some((line, column)) = self.position {
-            write!(f, "line {line}, column {column}: ")?;
-        }
-        if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
-        }
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for ParseError {}
-
 impl Document {
-    /// Reads TOML. Only the form is checked here; see [`crate::validate::validate`].
-    ///
-    /// # Errors
-    /// Syntax errors, unknown fields, values of the wrong form.
-    pub fn parse(text: &str) -> Result<Self, ParseError> {
-        let syntax = |error: toml::de::Error| ParseError::new(text, String::new(), &error);
-        let reader = toml::Deserializer::parse(text).map_err(syntax)?;
-        serde_path_to_error::deserialize(reader).map_err(|error| {
-            let path = match error.path().to_string() {
-                path if path == "." => String::new(),
-                path => path,
-            };
-            ParseError::new(text, path, error.inner())
-        })
-    }
-
     /// Writes TOML with all defaults spelled out.
     ///
     /// # Errors
@@ -118,17 +77,6 @@ impl Document {
             position: None,
             message: error.to_string(),
         })
-    }
-}
-
-impl ParseError {
-    fn new(text: &str, path: String, error: &toml::de::Error) -> Self {
-        let position = error.span().and_then(|span| text.get(..span.start)).map(|before| {
-            let line = before.matches('\n').count() + 1;
-            let start = before.rfind('\n').map_or(0, |newline| newline + 1);
-            (line, before.get(start..).unwrap_or_default().chars().count() + 1)
-        });
-        Self { path, position, message: error.message().trim_end().to_owned() }
     }
 }
 

@@ -15,14 +15,16 @@ mod interface;
 mod mac;
 mod name;
 pub mod part;
+mod read;
 mod system;
 pub mod validate;
 
 pub use dhcp::{DhcpServer, Pool, Reservation};
 pub use dns::{Dns, UpstreamAddress};
-pub use document::{Document, ParseError, VERSION};
+pub use document::{Document, VERSION};
 pub use firewall::{Action, Firewall, Policy, RouterService, Timeouts, Zone};
 pub use interface::{Interface, InterfaceKind, Ipv4, Ipv6, PortSelector};
 pub use mac::MacAddress;
 pub use name::{HostName, Label, Name, NameError};
+pub use read::ParseError;
 pub use system::System;

@@ -27,13 +27,20 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path, self.message)
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)
     }
 }
 
-/// All problems of `document`; none means that every part can be applied.
+/// Problems that are told at most, with one more that says how many are not. One wrong name can be in
+/// thousands of places, and the answer goes into messages, the journal and the status.
+pub const MOST_PROBLEMS: usize = 100;
+
+/// All problems of `document`, up to [`MOST_PROBLEMS`]; none means that every part can be applied.
 pub fn validate(document: &Document) -> Vec<Problem> {
-    let mut problems = Problems(Vec::new());
+    let mut problems = Problems::default();
     if document.version != VERSION {
         problems.add(
             "version",
@@ -44,15 +51,32 @@ pub fn validate(document: &Document) -> Vec<Problem> {
     dhcp::check(document, &mut problems);
     dns::check(document, &mut problems);
     firewall::check(document, &mut problems);
-    problems.0
+    problems.told()
 }
 
 /// What was found so far.
-struct Problems(Vec<Problem>);
+#[derive(Default)]
+struct Problems {
+    found: Vec<Problem>,
+    /// Those beyond [`MOST_PROBLEMS`].
+    more: usize,
+}
 
 impl Problems {
     fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
-        self.0.push(Problem { path: path.into(), message: message.into() });
+        if self.found.len() < MOST_PROBLEMS {
+            self.found.push(Problem { path: path.into(), message: shortened(message.into()) });
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn told(mut self) -> Vec<Problem> {
+        if self.more > 0 {
+            let message = format!("{} more problems are not listed", self.more);
+            self.found.push(Problem { path: String::new(), message });
+        }
+        self.found
     }
 
     /// `value` must lie in `range`.
@@ -70,8 +94,38 @@ impl Problems {
     }
 }
 
+/// Names that a message lists; of more it says how many.
+const LISTED: usize = 16;
+
 /// Names for a message: `lan, wan`.
-fn list<'a, T: fmt::Display + 'a>(names: impl IntoIterator<Item = &'a T>) -> String {
-    let names: Vec<_> = names.into_iter().map(ToString::to_string).collect();
-    if names.is_empty() { "none is configured".to_owned() } else { names.join(", ") }
+fn list<'a, T: fmt::Display + 'a>(
+    names: impl IntoIterator<Item = &'a T, IntoIter: ExactSizeIterator>,
+) -> String {
+    let names = names.into_iter();
+    let more = names.len().saturating_sub(LISTED);
+    let mut names: Vec<_> = names.take(LISTED).map(ToString::to_string).collect();
+    match (names.is_empty(), more) {
+        (true, _) => return "none is configured".to_owned(),
+        (false, 0) => {}
+        (false, more) => names.push(format!("and {more} more")),
+    }
+    names.join(", ")
+}
+
+/// Characters of a message, and those that are kept of a longer one at its begin and its end.
+const MESSAGE: usize = 600;
+const KEPT: usize = 290;
+
+/// A message that quotes a value may be as long as the document: what it says of the value is at its
+/// ends.
+pub(crate) fn shortened(message: String) -> String {
+    if message.len() <= MESSAGE {
+        return message;
+    }
+    let begin = message.floor_char_boundary(KEPT);
+    let end = message.ceil_char_boundary(message.len() - KEPT);
+    match (message.get(..begin), message.get(end..)) {
+        (Some(begin), Some(end)) => format!("{begin} ... {end}"),
+        _ => message,
+    }
 }

@@ -189,6 +189,11 @@ impl Sets {
         self.excess.as_ref()
     }
 
+    /// What the address set `name` comes to; none if there is no such set.
+    pub fn set(&self, name: &Name) -> Option<&AddressRanges> {
+        self.addresses.get(name)
+    }
+
     /// What a list of addresses comes to. An empty list comes to no address, though in most fields
     /// it means any.
     pub fn addresses<'a>(&self, list: impl IntoIterator<Item = &'a AddressMatch>) -> AddressRanges {

@@ -1,11 +1,11 @@
 //! `interfaces`: ports, addresses, default routes, and that networks do not overlap.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
     Problems,
@@ -26,11 +26,12 @@ pub(super) fn check(document: &Document, problems: &mut Problems) {
     if document.interfaces.is_empty() {
         problems.add("interfaces", "at least one interface is needed");
     }
+    let devices = selected_devices(document);
     for (name, interface) in &document.interfaces {
         let path = format!("interfaces.{name}");
         zone(document, &path, interface, problems);
         ports(&path, interface, problems);
-        device_name(document, &path, name, interface, problems);
+        device_name(&devices, &path, name, interface, problems);
         if let Some(mtu) = interface.mtu {
             let fixed6 = matches!(interface.ipv6, Ipv6::Static { .. });
             let (least, unit) = match fixed6 {
@@ -54,8 +55,8 @@ pub(super) fn check(document: &Document, problems: &mut Problems) {
         }
     }
     ports_selected_once(document, problems);
-    networks_apart(document, problems);
-    networks6_apart(document, problems);
+    networks_apart(document, "ipv4", |one| nets(one.ipv4.fixed_addresses()), problems);
+    networks_apart(document, "ipv6", |one| nets(one.ipv6.fixed_addresses()), problems);
     metrics(document, problems);
 }
 
@@ -107,9 +108,22 @@ fn ports(path: &str, interface: &Interface, problems: &mut Problems) {
     }
 }
 
+/// The NICs that are selected by their names, with the first interface that does.
+fn selected_devices(document: &Document) -> BTreeMap<&str, &Name> {
+    let mut devices = BTreeMap::new();
+    for (name, interface) in &document.interfaces {
+        for port in &interface.ports {
+            if let PortSelector::Device(device) = port {
+                devices.entry(device.as_str()).or_insert(name);
+            }
+        }
+    }
+    devices
+}
+
 /// A bridge becomes a device with the interface's name.
 fn device_name(
-    document: &Document,
+    devices: &BTreeMap<&str, &Name>,
     path: &str,
     name: &Name,
     interface: &Interface,
@@ -121,14 +135,13 @@ fn device_name(
     if RESERVED_DEVICES.contains(&name.as_str()) {
         problems.add(path, format!("a bridge cannot be named `{name}`, which Linux reserves"));
     }
-    let device = PortSelector::Device(name.to_string());
-    for (other, interface) in &document.interfaces {
-        if interface.ports.contains(&device) {
-            problems.add(
-                path,
-                format!("a bridge cannot be named as the NIC `{name}` that interfaces.{other}.ports selects"),
-            );
-        }
+    if let Some(other) = devices.get(name.as_str()) {
+        problems.add(
+            path,
+            format!(
+                "a bridge cannot be named as the NIC `{name}` that interfaces.{other}.ports selects"
+            ),
+        );
     }
 }
 
@@ -159,6 +172,7 @@ fn fixed_addresses(path: &str, addresses: &[Ipv4Net], problems: &mut Problems) {
             "at least one address is needed, as in [\"192.168.77.1/24\"]",
         );
     }
+    let mut seen = BTreeSet::new();
     for (index, network) in addresses.iter().enumerate() {
         let path = format!("{path}.ipv4.addresses[{index}]");
         let address = network.addr();
@@ -172,7 +186,7 @@ fn fixed_addresses(path: &str, addresses: &[Ipv4Net], problems: &mut Problems) {
         } else if let Some(why) = no_host_in(*network, address) {
             problems.add(&path, format!("{why}; a host address is needed"));
         }
-        if addresses.iter().take(index).any(|earlier| earlier.addr() == address) {
+        if !seen.insert(address) {
             problems.add(&path, format!("{address} is listed twice"));
         }
     }
@@ -205,6 +219,7 @@ fn fixed_addresses6(path: &str, addresses: &[Ipv6Net], problems: &mut Problems) 
             "at least one address is needed, as in [\"2001:db8:77::1/64\"]",
         );
     }
+    let mut seen = BTreeSet::new();
     for (index, network) in addresses.iter().enumerate() {
         let path = format!("{path}.addresses[{index}]");
         let address = network.addr();
@@ -222,7 +237,7 @@ fn fixed_addresses6(path: &str, addresses: &[Ipv6Net], problems: &mut Problems) 
                 format!("{address} is the address of all routers in {}", network.trunc()),
             );
         }
-        if addresses.iter().take(index).any(|earlier| earlier.addr() == address) {
+        if !seen.insert(address) {
             problems.add(&path, format!("{address} is listed twice"));
         }
     }
@@ -249,49 +264,39 @@ fn gateway_address6(path: &str, gateway: Ipv6Addr, own: &[Ipv6Net], problems: &m
     }
 }
 
-fn networks6_apart(document: &Document, problems: &mut Problems) {
-    let mut earlier: Vec<(&Name, Ipv6Net)> = Vec::new();
-    for (name, interface) in &document.interfaces {
-        let networks = interface.ipv6.fixed_addresses();
-        for (index, network) in networks.iter().enumerate() {
-            for (other, taken) in &earlier {
-                if network.contains(taken) || taken.contains(network) {
-                    problems.add(
-                        format!("interfaces.{name}.ipv6.addresses[{index}]"),
-                        format!(
-                            "{} overlaps with {} of interfaces.{other}; every interface needs a network of its own",
-                            network.trunc(),
-                            taken.trunc()
-                        ),
-                    );
-                }
-            }
-        }
-        earlier.extend(networks.iter().map(|network| (name, *network)));
-    }
+fn nets<N: Copy + Into<IpNet>>(addresses: &[N]) -> Vec<IpNet> {
+    addresses.iter().map(|address| (*address).into().trunc()).collect()
 }
 
-fn networks_apart(document: &Document, problems: &mut Problems) {
-    let networks: Vec<(&Name, usize, Ipv4Net)> = document
-        .interfaces
-        .iter()
-        .flat_map(|(name, interface)| {
-            let addresses = interface.ipv4.fixed_addresses().iter().enumerate();
-            addresses.map(move |(index, network)| (name, index, *network))
-        })
-        .collect();
-    for (position, (name, index, network)) in networks.iter().enumerate() {
-        for (other, _, earlier) in networks.iter().take(position) {
-            if name != other && (network.contains(earlier) || earlier.contains(network)) {
+/// Networks of two interfaces do not overlap, so that it is known where an address is.
+fn networks_apart(
+    document: &Document,
+    family: &str,
+    networks: impl Fn(&Interface) -> Vec<IpNet>,
+    problems: &mut Problems,
+) {
+    let mut taken: BTreeMap<IpNet, &Name> = BTreeMap::new();
+    let mut lengths = BTreeSet::new();
+    for (name, interface) in &document.interfaces {
+        let networks = networks(interface);
+        for (index, network) in networks.iter().enumerate() {
+            // Networks are one within the other, or apart: those within come next in order.
+            let around = lengths.range(..network.prefix_len()).filter_map(|length| {
+                taken.get_key_value(&IpNet::new(network.addr(), *length).ok()?.trunc())
+            });
+            let within = taken.range(network..).take_while(|(other, _)| network.contains(*other));
+            if let Some((other, owner)) = around.chain(within).next() {
                 problems.add(
-                    format!("interfaces.{name}.ipv4.addresses[{index}]"),
+                    format!("interfaces.{name}.{family}.addresses[{index}]"),
                     format!(
-                        "{} overlaps with {} of interfaces.{other}; every interface needs a network of its own",
-                        network.trunc(),
-                        earlier.trunc()
+                        "{network} overlaps with {other} of interfaces.{owner}; every interface needs a network of its own"
                     ),
                 );
             }
+        }
+        for network in networks {
+            lengths.insert(network.prefix_len());
+            taken.entry(network).or_insert(name);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Each rule with its path and message. A case is a document and everything that is said of it,
 //! so that no rule fires beside the one that is meant.
 
+mod bounds;
 mod ipv6;
 
 use super::validate;

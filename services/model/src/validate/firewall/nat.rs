@@ -42,7 +42,12 @@ fn only_ipv4(
 ) {
     sets::addresses(firewall, path, addresses, problems);
     for (index, member) in addresses.iter().enumerate() {
-        if !resolved.addresses([member]).v6.is_empty() {
+        let has_ipv6 = match member {
+            AddressMatch::Net(net) => net.network().is_ipv6(),
+            AddressMatch::Range(first, _) => first.is_ipv6(),
+            AddressMatch::Set(name) => resolved.set(name).is_some_and(|set| !set.v6.is_empty()),
+        };
+        if has_ipv6 {
             problems.add(
                 format!("{path}[{index}]"),
                 format!("`{member}` has IPv6 addresses: only IPv4 is translated"),
@@ -53,7 +58,9 @@ fn only_ipv4(
 
 fn port_forwards(firewall: &Firewall, resolved: &Sets, problems: &mut Problems) {
     let mut names = BTreeMap::new();
-    for (index, forward) in firewall.port_forwards.iter().enumerate() {
+    // More are refused, and comparing each with all others is work.
+    let forwards = firewall.port_forwards.iter().take(Firewall::MAX_TRANSLATIONS);
+    for (index, forward) in forwards.enumerate() {
         let path = format!("firewall.port_forwards[{index}]");
         if let Some(first) = names.insert(&forward.name, index) {
             problems.add(
@@ -81,9 +88,14 @@ fn ports(path: &str, forward: &PortForward, problems: &mut Problems) {
     if ports.is_empty() {
         problems.add(format!("{path}.ports"), "at least one port is needed");
     }
+    // Last port by the first one, of ranges that do not overlap.
+    let mut taken: BTreeMap<u16, u16> = BTreeMap::new();
     for (position, range) in ports.iter().enumerate() {
-        if ports.iter().take(position).any(|earlier| earlier.overlaps(*range)) {
+        let before = taken.range(..=range.last()).next_back();
+        if before.is_some_and(|(_, last)| *last >= range.first()) {
             problems.add(format!("{path}.ports[{position}]"), format!("`{range}` is listed twice"));
+        } else {
+            taken.insert(range.first(), range.last());
         }
     }
     let Some(to_port) = forward.to_port else { return };
