@@ -19,8 +19,8 @@ const LABEL: &[u8] = b"PORTCULLIS";
 /// File on it.
 const FILE: &str = "config.toml";
 
-/// Longest document that is taken along.
-const LONGEST: u64 = 1 << 20;
+/// Longest document that is taken along: what the config service reads.
+const LONGEST: u64 = 8 << 20;
 
 /// Where the volume is mounted for as long as it takes.
 const MOUNT_POINT: &str = "/run/portcullis/mnt";

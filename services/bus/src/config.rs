@@ -54,12 +54,13 @@ pub struct ConfigStatus {
 
 bus_interface! {
     /// Loads, validates, stores and hands out the configuration.
-    interface Config1("org.portcullis.Config1"), trait ConfigApi, proxy ConfigBus, control [apply] {
+    interface Config1("org.portcullis.Config1"), trait ConfigApi, proxy ConfigBus, control [apply, check] {
         /// The document in force as TOML, with all defaults written out.
         fn document() -> String;
         /// Where the document in force came from.
         fn status() -> ConfigStatus;
-        /// Validates a TOML document without applying it; all problems, none if it is valid.
+        /// Validates a TOML document without applying it; all problems, none if it is valid. Not for
+        /// everybody: a long document takes memory and time of a service that others wait for.
         fn check(toml: String) -> Vec<Problem>;
         /// Validates, stores and applies a TOML document.
         fn apply(toml: String) -> ApplyReport;

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! [`service::Config`] ties these together behind `org.portcullis.Config1`. A service that is down
-//! while a document is applied fetches its part when it starts.
+//! while a document is applied fetches its part when it starts. If this service is killed in the middle
+//! of an apply, it goes on with it when it starts again.
 
 pub mod check;
 pub mod load;
@@ -35,6 +36,12 @@ pub fn main() -> ExitCode {
         let notifier = service.serve_bus(Config1(config.clone()))?;
         config.notify_through(notifier);
         service.ready(&line);
+        let unfinished = config.clone();
+        tokio::spawn(async move {
+            if let Err(error) = unfinished.finish().await {
+                tracing::error!(%error, "parts not handed out");
+            }
+        });
         service.shutdown().await;
         // An apply that is under way has stored its document; let it reach the services, too.
         config.wait_for_apply().await;

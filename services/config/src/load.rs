@@ -85,7 +85,7 @@ fn usable_again(store: &Store, before: &State, now_unix_s: u64) -> State {
         generation: before.generation + 1,
         since_unix_s: now_unix_s,
         source: "stored".to_owned(),
-        problem: String::new(),
+        ..State::default()
     };
     tracing::info!(before = before.problem, "the stored configuration is in force again");
     put_state(store, &state);
@@ -117,6 +117,7 @@ fn fall_back(store: &Store, before: State, mut problem: String, now_unix_s: u64)
         since_unix_s: now_unix_s,
         source: source.to_owned(),
         problem,
+        ..State::default()
     };
     put_state(store, &state);
     Loaded { document, text, state }
@@ -131,6 +132,7 @@ fn first_boot(store: &Store, before: State, volume: &Path, now_unix_s: u64) -> L
             since_unix_s: now_unix_s,
             source: "defaults".to_owned(),
             problem,
+            ..State::default()
         },
     };
     match usable(read_limited(volume)) {
@@ -141,17 +143,21 @@ fn first_boot(store: &Store, before: State, volume: &Path, now_unix_s: u64) -> L
             defaults(problem)
         }
         Ok(Some((document, text))) => {
-            let state = State {
+            let mut state = State {
                 generation: before.generation + 1,
                 since_unix_s: now_unix_s,
                 source: "volume".to_owned(),
-                problem: String::new(),
+                ..State::default()
             };
             tracing::info!("configuration taken from the volume PORTCULLIS");
             if let Err(error) =
                 store.put(&state, &text, "").and_then(|()| store.put_last_good(&text))
             {
                 tracing::error!(%error, "configuration of the volume not stored");
+                // Who takes the volume away would find the defaults at the next start.
+                state.problem = format!(
+                    "in force, but not stored: the volume is needed at the next start: {error}"
+                );
             }
             Loaded { document, text, state }
         }

@@ -28,10 +28,9 @@ pub struct Config {
 
 struct Shared {
     store: Store,
-    in_force: Mutex<Loaded>,
-    /// Held during an apply: documents are applied one after the other. Holds the services that
-    /// do not run with their part yet, although it has not changed since.
-    applying: tokio::sync::Mutex<BTreeSet<&'static str>>,
+    in_force: Mutex<Arc<Loaded>>,
+    /// Held during an apply: documents are applied one after the other.
+    applying: tokio::sync::Mutex<()>,
     notifier: OnceLock<Notifier<Config1>>,
 }
 
@@ -40,7 +39,7 @@ impl Config {
     pub fn new(store: Store, loaded: Loaded) -> Self {
         let shared = Shared {
             store,
-            in_force: Mutex::new(loaded),
+            in_force: Mutex::new(Arc::new(loaded)),
             applying: tokio::sync::Mutex::default(),
             notifier: OnceLock::new(),
         };
@@ -53,6 +52,20 @@ impl Config {
         let _ = self.shared.notifier.set(notifier);
     }
 
+    /// Hands the document in force to those who had not taken their part of it when this service
+    /// ended: it may have been killed in the middle of an apply.
+    pub async fn finish(&self) -> Result<()> {
+        let _applying = self.shared.applying.lock().await;
+        let (generation, parts) = {
+            let in_force = self.shared.in_force();
+            (in_force.state.generation, unfinished_parts(&in_force.state, &in_force.document)?)
+        };
+        if !parts.is_empty() {
+            self.shared.hand_out(generation, parts).await;
+        }
+        Ok(())
+    }
+
     /// Ends when no apply is under way.
     pub async fn wait_for_apply(&self) {
         drop(self.shared.applying.lock().await);
@@ -60,12 +73,12 @@ impl Config {
 }
 
 impl Shared {
-    fn in_force(&self) -> Loaded {
+    fn in_force(&self) -> Arc<Loaded> {
         self.in_force.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn apply(self: Arc<Self>, text: String) -> Result<ApplyReport> {
-        let mut unfinished = self.applying.lock().await;
+        let _applying = self.applying.lock().await;
         let before = self.in_force();
         let document = match check(&text) {
             Ok(document) => document,
@@ -80,17 +93,31 @@ impl Shared {
             }
         };
         let mut parts = rollout::changed_parts(&before.document, &document).map_err(failed)?;
-        for service in &*unfinished {
-            if !parts.iter().any(|(name, _)| name == service) {
-                let part = rollout::part(&document, service).transpose().map_err(failed)?;
-                parts.extend(part.map(|part| (*service, part)));
+        for (service, part) in unfinished_parts(&before.state, &document)? {
+            if !parts.iter().any(|(name, _)| *name == service) {
+                parts.push((service, part));
             }
         }
         let order = |name: &str| rollout::SERVICES.iter().position(|service| *service == name);
         parts.sort_by_key(|(name, _)| order(name));
 
-        let generation = self.come_into_force(&before, document, &text).await?;
+        let concerned = parts.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let generation = self.come_into_force(&before, document, &text, concerned).await?;
         tracing::info!(generation, "document in force");
+        let services = self.hand_out(generation, parts).await;
+        if let Some(notifier) = self.notifier.get() {
+            notifier.changed();
+        }
+        Ok(ApplyReport { accepted: true, generation, problems: Vec::new(), services })
+    }
+
+    /// Hands parts out and remembers who took theirs; a document that all have taken is a good one.
+    async fn hand_out(
+        &self,
+        generation: u64,
+        parts: Vec<(&'static str, String)>,
+    ) -> Vec<ServiceOutcome> {
+        let mut unfinished = self.in_force().state.unfinished.clone();
         let mut services: Vec<ServiceOutcome> = Vec::new();
         for (service, part) in parts {
             let outcome = rollout::hand_over(service, part).await;
@@ -98,45 +125,63 @@ impl Shared {
                 unfinished.remove(service);
                 tracing::info!(generation, service, "part applied");
             } else {
-                unfinished.insert(service);
                 tracing::error!(generation, service, error = outcome.message, "part not applied");
             }
             services.push(outcome);
         }
-        if unfinished.is_empty() {
-            let stored = self.blocking(move |store| store.put_last_good(&text)).await;
+        let finished = unfinished.is_empty();
+        self.remember(unfinished).await;
+        if finished {
+            let loaded = self.in_force();
+            let stored = self.blocking(move |store| store.put_last_good(&loaded.text)).await;
             if let Err(error) = stored {
                 tracing::error!(%error, "last good document not stored");
             }
         }
-        if let Some(notifier) = self.notifier.get() {
-            notifier.changed();
-        }
-        Ok(ApplyReport { accepted: true, generation, problems: Vec::new(), services })
+        services
     }
 
     /// Stores `document` and puts it in force; returns its generation.
     async fn come_into_force(
         &self,
-        before: &Loaded,
+        before: &Arc<Loaded>,
         document: Document,
         text: &str,
+        unfinished: BTreeSet<String>,
     ) -> Result<u64> {
         let state = State {
             generation: before.state.generation + 1,
             since_unix_s: unix_now_s(),
             source: "stored".to_owned(),
             problem: String::new(),
+            unfinished,
         };
-        let loaded = Loaded { document, text: text.to_owned(), state };
-        let stored = loaded.clone();
-        let before = before.text.clone();
-        self.blocking(move |store| store.put(&stored.state, &stored.text, &before)).await.map_err(
-            |error| Error::Failed(format!("the document is not stored and not applied: {error}")),
-        )?;
+        let loaded = Arc::new(Loaded { document, text: text.to_owned(), state });
+        let (stored, before) = (loaded.clone(), before.clone());
+        self.blocking(move |store| store.put(&stored.state, &stored.text, &before.text))
+            .await
+            .map_err(|error| {
+                Error::Failed(format!("the document is not stored and not applied: {error}"))
+            })?;
         let generation = loaded.state.generation;
         *self.in_force.lock().unwrap_or_else(PoisonError::into_inner) = loaded;
         Ok(generation)
+    }
+
+    /// Remembers who has not taken its part, also over a restart of this service.
+    async fn remember(&self, unfinished: BTreeSet<String>) {
+        let state = {
+            let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+            if in_force.state.unfinished == unfinished {
+                return;
+            }
+            let state = &mut Arc::make_mut(&mut in_force).state;
+            state.unfinished = unfinished;
+            state.clone()
+        };
+        if let Err(error) = self.blocking(move |store| store.put_state(&state)).await {
+            tracing::error!(%error, "state of the configuration not stored");
+        }
     }
 
     /// Flushing a file can take long on a slow disk; the watchdog goes on meanwhile.
@@ -152,6 +197,18 @@ impl Shared {
     }
 }
 
+/// What those of `state` who have not taken their part are to get.
+fn unfinished_parts(state: &State, document: &Document) -> Result<Vec<(&'static str, String)>> {
+    let mut parts = Vec::new();
+    for service in rollout::SERVICES {
+        if state.unfinished.contains(service) {
+            let part = rollout::part(document, service).transpose().map_err(failed)?;
+            parts.extend(part.map(|part| (service, part)));
+        }
+    }
+    Ok(parts)
+}
+
 fn failed(error: impl std::fmt::Display) -> Error {
     Error::Failed(error.to_string())
 }
@@ -163,7 +220,8 @@ impl ConfigApi for Config {
     }
 
     async fn status(&self) -> Result<ConfigStatus> {
-        let State { generation, source, problem, since_unix_s } = self.shared.in_force().state;
+        let State { generation, source, problem, since_unix_s, .. } =
+            self.shared.in_force().state.clone();
         Ok(ConfigStatus { generation, source, problem, since_unix_s })
     }
 

@@ -9,15 +9,15 @@
 //! | `config.damaged-<n>.toml` | documents that could not be used when another one was applied |
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
+use portcullis_model::Document;
 use serde::{Deserialize, Serialize};
-
-use crate::check::MAX_DOCUMENT_BYTES;
 
 /// The document in force.
 pub const CURRENT: &str = "config.toml";
@@ -49,6 +49,10 @@ pub struct State {
     pub source: String,
     /// As in [`portcullis_bus::config::ConfigStatus`].
     pub problem: String,
+    /// Services that have not taken their part of it: asked again when this service starts, and with
+    /// the next document.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unfinished: BTreeSet<String>,
 }
 
 /// The folder of the service.
@@ -213,13 +217,13 @@ fn aside_name(number: u64) -> String {
     format!("config.damaged-{number}.toml")
 }
 
-/// Reads a text file of at most [`MAX_DOCUMENT_BYTES`]; none if it does not exist.
+/// Reads a text file of at most [`Document::MAX_BYTES`]; none if it does not exist.
 ///
 /// # Errors
 /// If it cannot be read, is too long or not UTF-8.
 pub fn read_limited(path: &Path) -> Result<Option<String>, StorageError> {
     let read = || {
-        let limit = MAX_DOCUMENT_BYTES as u64;
+        let limit = Document::MAX_BYTES as u64;
         let mut bytes = Vec::new();
         File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > limit {

@@ -14,16 +14,17 @@ use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context, Result, bail};
 use portcullis_bus::{
     Error,
-    config::{ApplyReport, ConfigBusProxy, ConfigStatus},
+    config::{ApplyReport, Config1, ConfigBusProxy, ConfigStatus},
     connect_at,
     dhcp::Dhcp1,
     dns::Dns1,
     firewall::Firewall1,
     network::Network1,
+    server::Restrict,
     web::Web1,
 };
 use portcullis_model::{Document, part};
-use portcullis_peers::{FakeNetwork, Process, Receiver, Router, Running, example};
+use portcullis_peers::{FakeConfig, FakeNetwork, Process, Receiver, Router, Running, example};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -170,12 +171,96 @@ async fn a_wrong_document_changes_nothing() -> Result<()> {
         assert_eq!(report.problems, problems);
         assert_eq!(report.generation, 1);
     }
-    let long = "#".repeat(1024 * 1024 + 1);
-    assert!(config.check(long).await?[0].message.contains("at most 1048576"));
+    let long = "#".repeat(Document::MAX_BYTES + 1);
+    assert!(config.check(long).await?[0].message.contains("at most 8388608"));
     assert_eq!(config.check(OTHER_NETWORK.into()).await?, []);
     assert_eq!(config.status().await?.generation, 1);
     assert_eq!(fs::read_to_string(lab.file("config.toml"))?, MORE_FLOWS);
     assert_eq!(lab.counts(), [0, 1, 0, 0, 0]);
+    Ok(())
+}
+
+/// One wrong name in thousands of places: what is said of it goes into the journal, the status and a
+/// file, and must be read again at the next start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_very_many_problems_some_are_told() -> Result<()> {
+    let lab = Lab::new()?;
+    let (process, config) = lab.start().await?;
+    config.apply(MORE_FLOWS.into()).await?;
+    let rule =
+        |n| format!("[[firewall.rules]]\nname = \"r{n}\"\nfrom = \"gone\"\naction = \"allow\"\n");
+    let wrong: String = (0..12_000).map(rule).collect();
+    let problems = config.check(wrong.clone()).await?;
+    assert_eq!(problems.len(), 101);
+    assert_eq!(problems[100].message, "11900 more problems are not listed");
+    assert_eq!(config.apply(wrong.clone()).await?.problems, problems);
+    process.kill()?;
+
+    fs::write(lab.file("config.toml"), &wrong)?;
+    let (process, config) = lab.start().await?;
+    let status = config.status().await?;
+    assert_eq!((status.generation, status.source.as_str()), (2, "last-good"));
+    assert!(status.problem.len() < 2_000, "{} bytes", status.problem.len());
+    assert!(status.problem.ends_with("and 91 more"), "{}", status.problem);
+    process.kill()?;
+    let (_process, config) = lab.start().await?;
+    assert_eq!(config.status().await?, status, "the same at the next start, not counted again");
+    Ok(())
+}
+
+/// What the limits of the firewall allow can be given to the router, also with all defaults written
+/// out, as `pctl firewall import` does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_rules_and_a_hundred_thousand_prefixes_are_a_document() -> Result<()> {
+    let lab = Lab::new()?;
+    let (process, config) = lab.start().await?;
+    let mut text = String::from("[firewall.protection]\nblocklist = [\n");
+    for n in 0..100_000_u32 {
+        // Every other /24, so that none touches another.
+        let [_, a, b, c] = (n << 1).to_be_bytes();
+        text.push_str(&format!("\"{}.{b}.{c}.0/24\",\n", 100 + a));
+    }
+    text.push_str("]\n");
+    for n in 0..10_000_u32 {
+        let [_, _, a, b] = n.to_be_bytes();
+        text.push_str(&format!(
+            "[[firewall.rules]]\nname = \"rule-{n}\"\nfrom = \"lan\"\nto = \"wan\"\n\
+             sources = [\"10.0.{a}.{b}\"]\nprotocols = [\"tcp\"]\ndestination_ports = [443]\n\
+             action = \"reject\"\n"
+        ));
+    }
+    let report = config.apply(text).await?;
+    assert_eq!(accepted(&report), [("firewall", true)]);
+    let written_out = config.document().await?;
+    assert!(written_out.len() > 4 << 20, "{} bytes", written_out.len());
+    assert_eq!(accepted(&config.apply(written_out.clone()).await?), [], "nothing changed");
+    let peak = peak_memory(process.id())?;
+    assert!(peak < 200 << 20, "{} MiB, and the manifest allows 256", peak >> 20);
+    process.kill()?;
+    let (_process, config) = lab.start().await?;
+    assert_eq!(config.status().await?.source, "stored");
+    assert_eq!(config.document().await?, written_out);
+    Ok(())
+}
+
+/// The most memory that a process had, in bytes.
+fn peak_memory(id: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{id}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+}
+
+/// Who only asks for its part has no documents checked: a long one takes memory and time.
+#[tokio::test]
+async fn documents_are_for_the_console() -> Result<()> {
+    let everybody = Config1(Arc::new(FakeConfig::default())).restricted().0;
+    for outcome in [
+        everybody.check(MORE_FLOWS.into()).await.map(drop),
+        everybody.apply(MORE_FLOWS.into()).await.map(drop),
+    ] {
+        assert!(matches!(outcome, Err(Error::Denied(_))), "{outcome:?}");
+    }
+    assert_eq!(everybody.status().await?.generation, 4);
     Ok(())
 }
 
@@ -195,6 +280,16 @@ async fn a_refusal_is_reported_and_tried_again() -> Result<()> {
     let last_good = fs::read_to_string(lab.file("last-good.toml"))?;
     assert_eq!(last_good, MORE_FLOWS, "a document that somebody refused is not known to be good");
 
+    // The service itself starts anew, and knows still whom to ask again.
+    process.kill()?;
+    let (process, config) = lab.start().await?;
+    let more = OTHER_NETWORK.to_owned() + MORE_FLOWS;
+    let report = config.apply(more).await?;
+    assert_eq!(accepted(&report), [("firewall", true), ("dhcp", false), ("dns", false)]);
+    assert_eq!(fs::read_to_string(lab.file("last-good.toml"))?, MORE_FLOWS);
+    let report = config.apply(OTHER_NETWORK.into()).await?;
+    assert_eq!(accepted(&report), [("firewall", true), ("dhcp", false), ("dns", false)]);
+
     // The same document again: only those who do not run with it are asked.
     lab.dhcp.refuse(None);
     let _dns = lab.router.serve("dns", Dns1(lab.dns.clone()))?;
@@ -204,7 +299,9 @@ async fn a_refusal_is_reported_and_tried_again() -> Result<()> {
     process.kill()?;
     let (_process, config) = lab.start().await?;
     assert_eq!(config.status().await?.source, "stored");
-    assert_eq!(config.status().await?.generation, 3);
+    assert_eq!(config.status().await?.generation, 5);
+    let unfinished = fs::read_to_string(lab.file("state.json"))?.contains("unfinished");
+    assert!(!unfinished, "nobody is left to be asked again");
     Ok(())
 }
 
@@ -378,6 +475,29 @@ async fn a_first_boot_takes_the_volume() -> Result<()> {
     Ok(())
 }
 
+/// Who takes the volume away must know that the router needs it still.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_could_not_be_stored_is_told_of() -> Result<()> {
+    let lab = Lab::new()?;
+    let volume = lab.router.run_dir().join("volume");
+    fs::create_dir_all(&volume)?;
+    fs::write(volume.join("config.toml"), MORE_FLOWS)?;
+    fs::create_dir_all(lab.file(""))?;
+    // No document can be written, as on a full disk.
+    fs::create_dir(lab.file(".config.toml.new"))?;
+    let (_process, config) = lab.start().await?;
+    let status = config.status().await?;
+    assert_eq!(status.source, "volume");
+    assert!(config.document().await?.contains("max_flows = 2048"));
+    assert!(status.problem.starts_with("in force, but not stored"), "{status:?}");
+    assert!(status.problem.contains("config.toml"), "{status:?}");
+
+    fs::remove_dir(lab.file(".config.toml.new"))?;
+    config.apply(MORE_FLOWS.into()).await?;
+    assert_eq!(config.status().await?.problem, "");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn applies_are_one_after_the_other() -> Result<()> {
     let lab = Lab::new()?;
@@ -425,6 +545,35 @@ async fn an_apply_outlives_its_caller_and_signals() -> Result<()> {
     tokio::time::timeout(LIMIT, changes.next()).await?.context("no signal")?;
     assert_eq!(lab.counts(), [0, 1, 0, 0, 0]);
     assert_eq!(fs::read_to_string(lab.file("last-good.toml"))?, MORE_FLOWS);
+    Ok(())
+}
+
+/// The document is in force, and half of the services know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_apply_that_was_cut_off_is_finished() -> Result<()> {
+    let lab = Lab::new()?;
+    let (process, config) = lab.start().await?;
+    lab.dhcp.hesitate(LIMIT);
+    let caller = config.clone();
+    let apply = tokio::spawn(async move { caller.apply(OTHER_NETWORK.into()).await });
+    let end = tokio::time::Instant::now() + LIMIT;
+    while lab.network.received.parts().is_empty() {
+        anyhow::ensure!(tokio::time::Instant::now() < end, "nobody got a part");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    process.kill()?;
+    assert!(apply.await?.is_err());
+    assert_eq!(lab.counts()[3..], [0; 2], "cut off at the DHCP server");
+    lab.dhcp.hesitate(Duration::ZERO);
+
+    let (_process, config) = lab.start().await?;
+    while !lab.file("last-good.toml").exists() {
+        anyhow::ensure!(tokio::time::Instant::now() < end, "{:?}", lab.counts());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(lab.counts()[3..], [1; 2]);
+    assert_eq!(config.status().await?.generation, 1);
+    assert_eq!(fs::read_to_string(lab.file("last-good.toml"))?, OTHER_NETWORK);
     Ok(())
 }
 

@@ -52,6 +52,11 @@ impl Process {
         Ok(Self { child, written, reader: Some(reader) })
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has written to its standard output so far.
     pub fn written(&self) -> String {
         let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
