@@ -47,6 +47,13 @@ const HELD: Duration = Duration::from_secs(20);
 /// somebody else, which waits for the next check.
 const PASSES: u32 = 4;
 
+/// A change that the kernel refused.
+struct Refused {
+    /// Whether a DHCP server asked for it, not the configuration.
+    of_lease: bool,
+    text: String,
+}
+
 /// Everything that the loop owns.
 pub struct Network {
     kernel: Kernel,
@@ -150,13 +157,14 @@ impl Network {
         }
     }
 
-    /// Brings the kernel's state to what is wanted; what the kernel refused.
+    /// Brings the kernel's state to what is wanted; what the kernel refused of the configuration. What
+    /// it refuses of a lease is told, but no change of the configuration fails by it.
     pub async fn reconcile(&mut self) -> Vec<String> {
         let refused = match self.reconcile_once().await {
             Ok(refused) => refused,
-            Err(error) => vec![error.to_string()],
+            Err(error) => vec![Refused { of_lease: false, text: error.to_string() }],
         };
-        let mut problems = refused.clone();
+        let mut problems: Vec<String> = refused.iter().map(|one| one.text.clone()).collect();
         problems.extend(self.target.problems.iter().chain(&self.duplicates).cloned());
         let late = self.held_since.is_some_and(|since| since.elapsed() >= HELD);
         if late {
@@ -173,11 +181,11 @@ impl Network {
         };
         self.retry = if refused.is_empty() { RETRY } else { (self.retry * 2).min(CHECK) };
         self.next_check = Instant::now() + pause;
-        refused
+        refused.into_iter().filter(|one| !one.of_lease).map(|one| one.text).collect()
     }
 
-    async fn reconcile_once(&mut self) -> Result<Vec<String>, KernelError> {
-        let mut problems = Vec::new();
+    async fn reconcile_once(&mut self) -> Result<Vec<Refused>, KernelError> {
+        let mut refused = Vec::new();
         for _ in 0..PASSES {
             let actual = self.look().await?;
             self.note_held(&actual);
@@ -185,7 +193,7 @@ impl Network {
             let steps = plan(&self.target.wanted, &actual);
             // What was refused before is tried again, or is as wanted by now: its device is gone, or
             // somebody else did it.
-            problems.clear();
+            refused.clear();
             if steps.is_empty() {
                 break;
             }
@@ -205,19 +213,20 @@ impl Network {
                     Ok(()) => tracing::info!("{step}"),
                     // The rest does not depend on this device, or fails by itself.
                     Err(error) => {
-                        problems.push(error.to_string());
+                        let of_lease = self.target.is_of_lease(&self.part, &step);
+                        refused.push(Refused { of_lease, text: error.to_string() });
                         if let Change::SetMaster(Some(_)) = step.change {
                             let down = Step { device: step.device, change: Change::SetDown };
-                            problems.extend(
-                                self.kernel.apply(&down).await.err().map(|error| error.to_string()),
-                            );
+                            if let Err(error) = self.kernel.apply(&down).await {
+                                refused.push(Refused { of_lease: false, text: error.to_string() });
+                            }
                             astray.insert(down.device);
                         }
                     }
                 }
             }
         }
-        Ok(problems)
+        Ok(refused)
     }
 
     /// Notes whether devices are down for want of a firewall.

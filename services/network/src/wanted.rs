@@ -12,6 +12,7 @@ use crate::{
     client::lease::Grant,
     kernel::{
         Device, Link, LinkKind, Wanted, Way,
+        plan::{Change, Step},
         sysctl::{self, Role, Roles},
     },
     ports,
@@ -119,6 +120,23 @@ fn is_uplink6(interface: &Interface) -> bool {
 }
 
 impl Target {
+    /// Whether a change is made because a lease says so.
+    pub fn is_of_lease(&self, part: &NetworkPart, step: &Step) -> bool {
+        let interface = part.interfaces.iter().find(|(name, _)| {
+            self.placed.get(*name).is_some_and(|placed| {
+                placed.device.as_ref() == Some(&step.device) || placed.ports.contains(&step.device)
+            })
+        });
+        let Some((_, interface)) = interface else { return false };
+        let of_lease = match &step.change {
+            Change::AddAddress(net) => net.addr().is_ipv4(),
+            Change::AddRoute(way) | Change::ReplaceRoute(way) => way.destination.addr().is_ipv4(),
+            Change::SetMtu(_) => interface.mtu.is_none(),
+            _ => false,
+        };
+        of_lease && matches!(interface.ipv4, Ipv4::Dhcp { .. })
+    }
+
     fn place(
         &mut self,
         name: &Name,

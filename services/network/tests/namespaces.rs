@@ -53,6 +53,31 @@ fn sysctl(namespace: &Namespace, path: &str) -> Result<String> {
     Ok(namespace.run(&format!("cat /proc/sys/net/{path}"))?.trim().to_owned())
 }
 
+/// Else a server outside could keep the router from being configured.
+#[test]
+fn what_the_kernel_refuses_of_a_lease_fails_no_change_of_the_configuration() -> Result<()> {
+    let lab = Lab::new(ROUTER)?;
+    // A gateway that cannot be one.
+    let _server = lab.dnsmasq(&["--dhcp-option=3,10.9.0.255"])?;
+    let _service = lab.start()?;
+    lab.until("the refused route", SOON, || {
+        Ok(lab.log().contains("wan0: add route 0.0.0.0/0 via 10.9.0.255"))
+    })?;
+    lab.apply(&ROUTER.replace("192.168.77.1/24", "192.168.77.254/24"))?;
+    ensure!(lab.interface("lan")?.addresses == ["192.168.77.254/24"]);
+    // What the user wrote is another matter.
+    let refused = ROUTER.replace(
+        r#"addresses = ["192.168.77.1/24"]"#,
+        r#"addresses = ["192.168.77.1/24"], gateway = "192.168.77.255""#,
+    );
+    let error = lab.apply(&refused).err().context("a gateway that cannot be one")?;
+    ensure!(
+        format!("{error:#}").contains("lan: add route 0.0.0.0/0 via 192.168.77.255"),
+        "{error:#}"
+    );
+    Ok(())
+}
+
 /// RFC 4862 section 5.4.5: it is the administrator who has to do something.
 #[test]
 fn an_ipv6_address_that_another_host_has_is_told() -> Result<()> {
@@ -378,6 +403,35 @@ fn a_new_configuration_changes_only_what_differs() -> Result<()> {
     lab.apply(ROUTER)?;
     lab.until_state("bound", SOON)?;
     ensure!(lab.router.run("ip link show lan0")?.contains("mtu 1500"));
+    Ok(())
+}
+
+/// What the router sends has it as its source, and masqueraded packets.
+#[test]
+fn the_first_address_is_the_primary_one_whatever_was_before() -> Result<()> {
+    let lab = Lab::new(ROUTER)?;
+    let _service = lab.start()?;
+    let with = |addresses: &str| {
+        let addresses = format!("addresses = [{addresses}]");
+        ROUTER.replace(r#"addresses = ["192.168.77.1/24"]"#, &addresses)
+    };
+    for (addresses, first, primary) in [
+        (r#""192.168.77.2/24", "192.168.77.1/24""#, "192.168.77.2", "192.168.77.2"),
+        (r#""192.168.77.1/24", "192.168.77.2/24""#, "192.168.77.1", "192.168.77.1"),
+        (
+            r#""192.168.78.1/24", "192.168.77.2/24", "192.168.77.1/24""#,
+            "192.168.78.1",
+            "192.168.77.2",
+        ),
+        (r#""192.168.77.1/24", "192.168.78.1/24""#, "192.168.77.1", "192.168.77.1"),
+    ] {
+        lab.apply(&with(addresses))?;
+        let shown = lab.interface("lan")?.addresses;
+        ensure!(shown.len() == addresses.split(',').count(), "{addresses}: {shown:?}");
+        ensure!(shown[0].starts_with(first), "{addresses}: {shown:?}");
+        let way = lab.router.run("ip route get 192.168.77.99")?;
+        ensure!(way.contains(&format!("src {primary} ")), "{addresses}: {way}");
+    }
     Ok(())
 }
 

@@ -182,7 +182,8 @@ pub struct Device {
     pub master: Option<String>,
     /// MTU in bytes; none leaves it as it is.
     pub mtu: Option<u32>,
-    /// Addresses; the first of each family is the primary one.
+    /// Addresses; of IPv4 the first one is that of the device, and the first of each subnet the primary
+    /// one there.
     pub addresses: Vec<IpNet>,
     /// It is not brought up, nor are there routes by it until it is: nothing filters on it yet. One that
     /// is up stays up, unless it comes out of a bridge.

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, fmt};
 use ipnet::IpNet;
 use portcullis_model::MacAddress;
 
-use super::{ALIAS, Actual, Device, Link, LinkKind, Route, Wanted, Way};
+use super::{ALIAS, Actual, Address, Device, Link, LinkKind, Route, Wanted, Way};
 
 /// One change to the kernel's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -244,6 +244,12 @@ impl Steps {
                 self.push(&link.name, Change::RemoveAddress(address.address));
             }
         }
+        for (name, device) in &wanted.devices {
+            for address in ahead_of_first(device, actual.link(name), &actual.addresses) {
+                self.push(name, Change::RemoveAddress(address));
+                self.push(name, Change::AddAddress(address));
+            }
+        }
     }
 
     fn routes(&mut self, wanted: &Wanted, actual: &Actual) {
@@ -297,6 +303,30 @@ impl Steps {
     fn has(&self, device: &str, change: &Change) -> bool {
         self.0.iter().any(|step| step.device == device && step.change == *change)
     }
+}
+
+/// IPv4 addresses of ours that the kernel has before one that shall be the first: of all, which is the
+/// source of what leaves elsewhere, or of its subnet, which is the primary one there. The kernel puts
+/// what is added behind what is there, and makes the next one of a subnet primary when the first goes.
+fn ahead_of_first(device: &Device, link: Option<&Link>, addresses: &[Address]) -> Vec<IpNet> {
+    let Some(index) = link.map(|link| link.index) else { return Vec::new() };
+    let there: Vec<&Address> = addresses.iter().filter(|one| one.index == index).collect();
+    let place = |net: &IpNet| there.iter().position(|one| one.address == *net);
+    let wanted: Vec<&IpNet> = device.addresses.iter().filter(|net| net.addr().is_ipv4()).collect();
+    let mut ahead = Vec::new();
+    for address in there.iter().filter(|one| one.ours).map(|one| one.address) {
+        if !wanted.contains(&&address) {
+            continue;
+        }
+        let of_subnet = wanted.iter().find(|net| net.trunc() == address.trunc());
+        let is_ahead = wanted.first().into_iter().chain(of_subnet).any(|first| {
+            **first != address && place(first).is_none_or(|first| Some(first) > place(&address))
+        });
+        if is_ahead {
+            ahead.push(address);
+        }
+    }
+    ahead
 }
 
 fn is_ours(link: &Link) -> bool {

@@ -370,6 +370,21 @@ fn assert_reached(kernel: &Kernel, wanted: &Wanted) -> Result<(), TestCaseError>
             .collect();
         prop_assert_eq!(&there, &ours.get(link.name.as_str()).cloned().unwrap_or_default());
     }
+    for (name, device) in &wanted.devices {
+        let index = actual.link(name).unwrap().index;
+        let order: Vec<IpNet> = actual
+            .addresses
+            .iter()
+            .filter(|a| a.index == index && a.ours && a.address.addr().is_ipv4())
+            .map(|a| a.address)
+            .collect();
+        let first = device.addresses.iter().find(|net| net.addr().is_ipv4());
+        prop_assert_eq!(order.first(), first);
+        for address in &order {
+            let same = |net: &&IpNet| net.trunc() == address.trunc();
+            prop_assert_eq!(order.iter().find(same), device.addresses.iter().find(same));
+        }
+    }
     let routes: BTreeSet<_> = actual
         .routes
         .iter()
@@ -458,7 +473,15 @@ proptest! {
             let new = after.devices.get(&step.device);
             let both = |has: &dyn Fn(&Device) -> bool| old.is_some_and(has) && new.is_some_and(has);
             let needless = match &step.change {
-                Change::RemoveAddress(a) => both(&|device| device.addresses.contains(a)),
+                Change::RemoveAddress(a) => {
+                    // One that is new stands before it, so it steps back.
+                    let before_it = |device: &Device| -> BTreeSet<IpNet> {
+                        let others = device.addresses.iter().take_while(|other| *other != a);
+                        others.filter(|net| net.addr().is_ipv4()).copied().collect()
+                    };
+                    let order = a.addr().is_ipv4() && old.map(before_it) != new.map(before_it);
+                    both(&|device| device.addresses.contains(a)) && !order
+                }
                 Change::DeleteBridge => both(&|device| device.bridge.is_some()),
                 Change::SetMaster(master) => {
                     let master = master.clone();
@@ -488,6 +511,38 @@ fn a_device_that_nobody_wants_goes_down_and_one_of_somebody_else_stays() {
     let shown: Vec<_> = steps.iter().map(ToString::to_string).collect();
     assert_eq!(shown, ["eth0: down", "eth0: no alias"]);
     assert!(kernel.0.link("eth1").unwrap().up);
+}
+
+#[test]
+fn the_first_address_is_the_first_whatever_was_before() {
+    let wanted = |addresses: &[&str]| {
+        let addresses = addresses.iter().map(|one| one.parse().unwrap()).collect();
+        let device = Device { addresses, ..Device::default() };
+        Wanted { devices: BTreeMap::from([("eth0".to_owned(), device)]), ..Wanted::default() }
+    };
+    let (a, b, c) = ("10.0.0.1/24", "10.0.0.2/24", "10.9.0.1/24");
+    for (before, after, expected) in [
+        (vec![a, b], vec![b, a], vec!["remove address 10.0.0.1/24", "add address 10.0.0.1/24"]),
+        (
+            vec![b],
+            vec![a, b],
+            vec![
+                "add address 10.0.0.1/24",
+                "remove address 10.0.0.2/24",
+                "add address 10.0.0.2/24",
+            ],
+        ),
+        (vec![c, a], vec![a, c], vec!["remove address 10.9.0.1/24", "add address 10.9.0.1/24"]),
+        (vec![a, c], vec![a, b, c], vec!["add address 10.0.0.2/24"]),
+        (vec![a, b, c], vec![a, c], vec!["remove address 10.0.0.2/24"]),
+    ] {
+        let mut kernel = Kernel::with_nics(1);
+        kernel.converge(&wanted(&before)).unwrap();
+        let steps = kernel.converge(&wanted(&after)).unwrap();
+        let shown: Vec<String> =
+            steps.iter().map(|step| step.to_string().replace("eth0: ", "")).collect();
+        assert_eq!(shown, expected, "{before:?} {after:?}");
+    }
 }
 
 #[test]
