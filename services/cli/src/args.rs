@@ -299,6 +299,12 @@ impl Command {
         }
     }
 
+    /// Whether the command writes a file to its output, which is nothing for a terminal: packets
+    /// that strangers send could hold what controls it.
+    pub fn writes_binary(&self) -> bool {
+        matches!(self, Self::Capture(Capture { file: Some(Source::StandardInput), .. }))
+    }
+
     /// The document that must be read before the command runs, if it is about one.
     pub fn document(&self) -> Option<&Source> {
         match self {

@@ -45,6 +45,8 @@ pub enum Failure {
         /// What the kernel said.
         error: std::io::Error,
     },
+    /// The command would write a binary file to a terminal.
+    Binary,
     /// The output cannot be written.
     Output(std::io::Error),
 }
@@ -54,7 +56,7 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Peer(PeerError::Refused { .. }) | Self::Invalid(_) | Self::Output(_) => 1,
-            Self::Input { .. } => 2,
+            Self::Input { .. } | Self::Binary => 2,
             Self::Peer(PeerError::NotAnswering { .. }) | Self::Incomplete(_) => 3,
             Self::NotEverywhere(_) => 4,
         }
@@ -75,6 +77,9 @@ impl std::fmt::Display for Failure {
                 write!(f, "in force, but not everywhere: {}", services.join(", "))
             }
             Self::Input { name, error } => write!(f, "{name}: {error}"),
+            Self::Binary => f.write_str(
+                "a capture is a binary file and not for a terminal: name a file, send it to a program, or leave out the - for one line for each packet",
+            ),
             Self::Output(error) => write!(f, "output: {error}"),
         }
     }

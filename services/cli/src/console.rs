@@ -22,7 +22,6 @@ use tokio::{
 };
 
 use crate::{
-    MAX_DOCUMENT_BYTES,
     args::{Cli, Source},
     banner::Banner,
     commands::{self, Failure},
@@ -36,6 +35,8 @@ const NAME: &str = "console";
 const PROMPT: &str = "pctl> ";
 /// What ends a document that is typed in.
 const END_OF_DOCUMENT: &str = ".";
+/// Longest document that is typed in, in bytes: minutes on a serial line.
+const MAX_TYPED_BYTES: usize = 1024 * 1024;
 /// How often the banner looks whether it is still true.
 const BANNER_PERIOD: Duration = Duration::from_secs(5);
 /// Pause before the end when there is no terminal (any more): init starts the service anew, and
@@ -246,11 +247,19 @@ async fn run_words(
     input: &mut Terminal,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
+    // Who follows the manual may type the program's name, which stands in the prompt already.
+    let words = match words {
+        [name, words @ ..] if name == "pctl" => words,
+        words => words,
+    };
     let name = std::iter::once("pctl");
     let cli = match Cli::try_parse_from(name.chain(words.iter().map(String::as_str))) {
         Ok(cli) => cli,
         Err(error) => return Ok(write!(out, "{}", error.render())?),
     };
+    if cli.command.writes_binary() {
+        return Ok(writeln!(out, "{}", Failure::Binary)?);
+    }
     let document = match cli.command.document() {
         None => None,
         Some(Source::StandardInput) => match typed_document(input, out).await? {
@@ -265,6 +274,12 @@ async fn run_words(
     let endless = cli.command.is_endless();
     let Some(outcome) = input.attend(endless, commands::run(&cli, document, &mut *out)).await
     else {
+        if !endless {
+            writeln!(
+                out,
+                "\nNot waited for any longer; what was asked for may happen all the same."
+            )?;
+        }
         return Ok(writeln!(out)?);
     };
     match outcome {
@@ -290,8 +305,8 @@ async fn typed_document(
         match input.next().await {
             Some(Input::Line(line)) if line == END_OF_DOCUMENT => return Ok(Some(document)),
             Some(Input::Line(line)) => {
-                if (document.len() + line.len()) as u64 >= MAX_DOCUMENT_BYTES {
-                    writeln!(out, "longer than {MAX_DOCUMENT_BYTES} bytes; broken off")?;
+                if document.len() + line.len() >= MAX_TYPED_BYTES {
+                    writeln!(out, "longer than {MAX_TYPED_BYTES} bytes; broken off")?;
                     return Ok(None);
                 }
                 document.push_str(&line);

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// Longest document that is read from a file or standard input, in bytes.
-pub(crate) const MAX_DOCUMENT_BYTES: u64 = 1024 * 1024;
+const MAX_DOCUMENT_BYTES: u64 = portcullis_model::Document::MAX_BYTES as u64;
 
 /// Runs `pctl`; the first argument is the program's name.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -50,6 +50,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let outcome = runtime.block_on(async {
         let document = cli.command.document().map(read_document).transpose()?;
         let mut out = std::io::stdout().lock();
+        if cli.command.writes_binary() && out.is_terminal() {
+            return Err(Failure::Binary);
+        }
         commands::run(&cli, document, &mut out).await?;
         out.flush().map_err(Failure::Output)
     });

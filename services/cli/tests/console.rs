@@ -18,7 +18,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use portcullis_bus::{config::Config1, init::Init1, network::Network1, web::Web1};
+use portcullis_bus::{
+    config::Config1, firewall::Firewall1, init::Init1, network::Network1, web::Web1,
+};
 use portcullis_peers::{
     Control, FakeConfig, FakeInit, FakeNetwork, Receiver, Router, Running, example,
 };
@@ -213,6 +215,57 @@ async fn ctrl_c_breaks_off_and_nothing_more() -> Result<()> {
     terminal.wait_for(PROMPT).await?;
     terminal.press("config status\n")?;
     assert!(terminal.wait_for(PROMPT).await?.contains("Generation  4"), "the half one is gone");
+    Ok(())
+}
+
+/// As the manual writes commands, with the name of the program.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_name_of_the_program_may_be_typed() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut terminal = lab.terminal()?;
+    terminal.wait_for("Press Enter").await?;
+    terminal.press("\n")?;
+    terminal.wait_for(PROMPT).await?;
+    terminal.press("pctl config status\n")?;
+    assert!(terminal.wait_for(PROMPT).await?.contains("Generation  4"));
+    terminal.press("pctl\n")?;
+    assert!(terminal.wait_for(PROMPT).await?.contains("Usage: pctl"));
+    Ok(())
+}
+
+/// What strangers send must not reach the terminal as it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_capture_is_not_poured_onto_the_terminal() -> Result<()> {
+    let lab = Lab::new()?;
+    let receiver = Arc::new(Receiver::default());
+    let _firewall = lab.router.serve("firewall", Firewall1(receiver))?;
+    let mut terminal = lab.terminal()?;
+    terminal.wait_for("Press Enter").await?;
+    terminal.press("\n")?;
+    terminal.wait_for(PROMPT).await?;
+    terminal.press("capture - --seconds 1\n")?;
+    let shown = terminal.wait_for(PROMPT).await?;
+    assert!(shown.contains("a capture is a binary file and not for a terminal"), "{shown:?}");
+    terminal.press("capture --seconds 1\n")?;
+    let shown = terminal.wait_for(PROMPT).await?;
+    assert!(shown.contains(" bytes"), "{shown:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_waited_for_may_happen_all_the_same() -> Result<()> {
+    let lab = Lab::new()?;
+    // It listens and never answers.
+    let _silent = lab.router.listen("firewall")?;
+    let mut terminal = lab.terminal()?;
+    terminal.wait_for("Press Enter").await?;
+    terminal.press("\n")?;
+    terminal.wait_for(PROMPT).await?;
+    terminal.press("firewall purge 192.0.2.1\n")?;
+    terminal.wait_for("192.0.2.1").await?;
+    terminal.press("\u{3}")?;
+    let shown = terminal.wait_for(PROMPT).await?;
+    assert!(shown.contains("what was asked for may happen all the same"), "{shown:?}");
     Ok(())
 }
 
