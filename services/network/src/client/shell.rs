@@ -4,7 +4,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -347,12 +347,14 @@ fn now() -> Time {
 }
 
 fn clocks() -> Clocks {
-    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    Clocks {
-        now: now(),
-        boot_id: boot_id.trim().to_owned(),
-        unix_s: portcullis_runtime::unix_now_s(),
-    }
+    // Read once: a sandbox rule (landlock) names inodes, and the kernel makes new ones for `/proc/sys`
+    // after memory pressure, which it would no longer let through.
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    let boot_id = BOOT_ID.get_or_init(|| {
+        let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        read.map(|text| text.trim().to_owned()).unwrap_or_default()
+    });
+    Clocks { now: now(), boot_id: boot_id.clone(), unix_s: portcullis_runtime::unix_now_s() }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use super::{
 pub struct Clocks {
     /// Time of the state machine.
     pub now: Time,
-    /// The kernel's random number of this boot.
+    /// The kernel's random number of this boot; empty if it cannot be read.
     pub boot_id: String,
     /// Seconds since the Unix epoch; may jump.
     pub unix_s: u64,
@@ -54,7 +54,8 @@ impl Record {
     /// Within one boot the kernel's clock measures its age exactly. After a reboot only the wall
     /// clock can, and it may be wrong: then the address is asked for, but not used unasked.
     pub fn recall(self, mac: MacAddress, clocks: &Clocks) -> Option<Remembered> {
-        let in_use = self.boot_id == clocks.boot_id;
+        // What is not known is not the same.
+        let in_use = self.boot_id == clocks.boot_id && !self.boot_id.is_empty();
         let obtained = if in_use {
             Duration::from_millis(self.obtained_ms)
         } else {
@@ -179,6 +180,13 @@ mod tests {
         assert_eq!(record().recall(MAC, &clocks(5_000, "two", 1_003_600)), None, "it ran out");
         // A clock without battery: the address may at least be asked for.
         assert!(record().recall(MAC, &clocks(5_000, "two", 0)).is_some_and(|r| !r.in_use));
+    }
+
+    #[test]
+    fn two_boots_that_are_not_known_are_not_the_same() {
+        let record = Record::new(&lease(), MAC, &clocks(10_100, "", 1_000_100));
+        let remembered = record.recall(MAC, &clocks(10_200, "", 1_000_200)).unwrap();
+        assert!(!remembered.in_use);
     }
 
     #[test]
