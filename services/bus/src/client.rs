@@ -1,11 +1,12 @@
 //! Calling another service, and following its changes over its restarts.
 
-use std::{future::Future, os::unix::net::UnixStream, path::Path, time::Duration};
+use std::{future::Future, io::ErrorKind, path::Path, time::Duration};
 
 use futures_util::StreamExt;
+use tokio::{net::UnixStream, time::Instant};
 use zbus::{Connection, proxy::Defaults};
 
-use crate::{Error, OBJECT_PATH, Result, socket_path};
+use crate::{Error, OBJECT_PATH, Result, socket_path, transport::ToService};
 
 /// How long one call may take before it fails.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -13,13 +14,17 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Pause before a lost peer is tried again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 
+/// Pause before a peer is tried again whose queue of connections is full.
+const FULL_PAUSE: Duration = Duration::from_millis(50);
+
 /// Connects to `service`.
 ///
 /// The socket exists from before the service's first start until shutdown, so this waits for a
 /// service that is still starting instead of failing.
 ///
 /// # Errors
-/// [`Error::Failed`] with the socket's path if nobody made it or this process may not open it.
+/// [`Error::Failed`] with the socket's path if nobody made it, this process may not open it, or so
+/// many connections wait there that it takes no more.
 pub async fn connect(service: &str) -> Result<Connection> {
     connect_at(&socket_path(service), CALL_TIMEOUT).await
 }
@@ -30,9 +35,19 @@ pub async fn connect(service: &str) -> Result<Connection> {
 /// # Errors
 /// As [`connect`].
 pub async fn connect_at(path: &Path, call_timeout: Duration) -> Result<Connection> {
-    let stream = UnixStream::connect(path)
-        .map_err(|e| Error::Failed(format!("cannot connect to {}: {e}", path.display())))?;
-    Ok(zbus::connection::Builder::unix_stream(stream)
+    let end = Instant::now() + call_timeout;
+    let failed = |e| Error::Failed(format!("cannot connect to {}: {e}", path.display()));
+    let stream = loop {
+        match UnixStream::connect(path).await {
+            // A service that has not taken any for long. To wait for it in connect(2) would hold up
+            // this process as well.
+            Err(e) if e.kind() == ErrorKind::WouldBlock && Instant::now() < end => {
+                tokio::time::sleep(FULL_PAUSE).await;
+            }
+            connected => break connected.map_err(failed)?,
+        }
+    };
+    Ok(zbus::connection::Builder::socket(ToService(stream))
         .p2p()
         .method_timeout(call_timeout)
         .build()

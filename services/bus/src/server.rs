@@ -7,10 +7,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::UnixListener, sync::Notify};
+use tokio::{
+    net::UnixListener,
+    sync::{Notify, Semaphore},
+};
 use zbus::{Connection, Guid, OwnedGuid, object_server::Interface};
 
-use crate::{OBJECT_PATH, transport::Transport};
+use crate::{OBJECT_PATH, transport::FromCaller};
 
 /// Bytes of the longest message from a caller: the longest configuration document, whose parts grow
 /// to several times its size where they spell out what it left to the defaults.
@@ -18,6 +21,9 @@ const LONGEST_MESSAGE: usize = 16 << 20;
 
 /// Connections of one user at a time. Services have a few each; a call of `pctl` has one.
 const MOST_CONNECTIONS: usize = 64;
+
+/// Calls of one user under way at a time; further ones wait.
+const MOST_CALLS: usize = 16;
 
 /// How long a caller may take to begin, as far as zbus's handshake goes.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -53,12 +59,13 @@ impl Callers {
 }
 
 /// One interface, served on one listening socket. What a caller may cost is bounded: length of a
-/// message, number of connections, time for the handshake.
+/// message, number of connections and of calls under way, time for the handshake.
 pub struct Server<I> {
     objects: Objects<I>,
     callers: Callers,
     peers: Peers,
     longest_message: usize,
+    most_calls: usize,
     handshake: Duration,
 }
 
@@ -100,6 +107,7 @@ impl<I: Interface + Signals + Clone> Server<I> {
             callers,
             peers: Peers::default(),
             longest_message: LONGEST_MESSAGE,
+            most_calls: MOST_CALLS,
             handshake: HANDSHAKE,
         }
     }
@@ -107,6 +115,12 @@ impl<I: Interface + Signals + Clone> Server<I> {
     /// The same with another limit for messages of callers, in bytes; 16 MiB by default.
     pub fn with_longest_message(self, bytes: usize) -> Self {
         Self { longest_message: bytes, ..self }
+    }
+
+    /// The same with another limit for the calls of a user that have no answer yet, or none that it
+    /// has read; 16 by default.
+    pub fn with_most_calls(self, calls: usize) -> Self {
+        Self { most_calls: calls, ..self }
     }
 
     /// The same with another limit for the time of the handshake; 10 s by default.
@@ -123,6 +137,7 @@ impl<I: Interface + Signals + Clone> Server<I> {
     pub async fn run(self, listener: UnixListener) -> std::convert::Infallible {
         let guid = OwnedGuid::from(Guid::generate());
         let mut number = 0_u64;
+        let mut calls: BTreeMap<u32, Arc<Semaphore>> = BTreeMap::new();
         loop {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -148,7 +163,12 @@ impl<I: Interface + Signals + Clone> Server<I> {
                     // Known before it can ask anything: what changes after an answer is told.
                     let changes = Arc::new(Notify::new());
                     lock(&peers).insert(number, Peer { uid, changes: changes.clone() });
-                    let transport = Transport { stream, uid, longest: self.longest_message };
+                    let calls = calls
+                        .entry(uid)
+                        .or_insert_with(|| Arc::new(Semaphore::new(self.most_calls)))
+                        .clone();
+                    let transport =
+                        FromCaller { stream, uid, longest: self.longest_message, calls };
                     let handshake = self.handshake;
                     tokio::spawn(async move {
                         let connected = connect(transport, guid, object);
@@ -173,7 +193,7 @@ impl<I: Interface + Signals + Clone> Server<I> {
 }
 
 async fn connect<I: Interface>(
-    transport: Transport,
+    transport: FromCaller,
     guid: OwnedGuid,
     object: I,
 ) -> zbus::Result<Connection> {

@@ -53,10 +53,23 @@ fn bind(service: &str) -> Result<UnixListener> {
 }
 
 /// Its one lease has the number of the last change as address.
-#[derive(Default)]
 struct Counter {
     number: AtomicU32,
     parts: Mutex<Vec<String>>,
+    /// Calls that are held, until there are permits.
+    held: AtomicU32,
+    release: tokio::sync::Semaphore,
+}
+
+impl Default for Counter {
+    fn default() -> Self {
+        Self {
+            number: AtomicU32::default(),
+            parts: Mutex::default(),
+            held: AtomicU32::default(),
+            release: tokio::sync::Semaphore::new(0),
+        }
+    }
 }
 
 #[async_trait]
@@ -64,6 +77,10 @@ impl DhcpApi for Counter {
     async fn apply(&self, part: String) -> portcullis_bus::Result<()> {
         if part == "slow" {
             tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+        if part == "held" {
+            self.held.fetch_add(1, Ordering::SeqCst);
+            self.release.acquire().await.map_err(|e| Error::Failed(e.to_string()))?.forget();
         }
         if part == "wrong" {
             return Err(Error::InvalidArgument("part: `wrong` is not allowed".into()));
@@ -382,6 +399,119 @@ async fn a_message_has_a_longest_length() -> Result<()> {
     let peer = proxy("short").await?;
     peer.apply("x".repeat(500)).await?;
     assert!(peer.apply("x".repeat(1000)).await.is_err());
+    Ok(())
+}
+
+/// Each call is a task with its arguments and its answer, in PID 1 too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_has_so_many_calls_under_way_over_all_of_its_connections() -> Result<()> {
+    let listener = bind("calls")?;
+    let server = Running::start_with(&listener, Callers::SocketModeDecides, |server| {
+        server.with_most_calls(3)
+    })?;
+    let peers = [proxy("calls").await?, proxy("calls").await?];
+    let mut calls = Vec::new();
+    for number in 0..10 {
+        let peer = peers[number % 2].clone();
+        calls.push(tokio::spawn(async move { peer.apply("held".to_owned()).await }));
+    }
+    let held = || server.counter.held.load(Ordering::SeqCst);
+    until("three calls", || held() >= 3).await?;
+    // Connections are taken while calls wait: a handshake is no call.
+    let late = proxy("calls").await?;
+    assert_eq!(held(), 3, "more than may be");
+    for answered in 1..=7 {
+        server.counter.release.add_permits(1);
+        until("an answer makes room for the next call", || held() >= 3 + answered).await?;
+        assert_eq!(held(), 3 + answered);
+    }
+    server.counter.release.add_permits(3);
+    for call in calls {
+        call.await??;
+    }
+    assert_eq!(late.leases().await?.len(), 1);
+    Ok(())
+}
+
+/// Where the byte before a line feed is looked for although there is none, PID 1 would end, and with
+/// it the machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_handshake_is_too_strange() -> Result<()> {
+    static PANICS: AtomicU32 = AtomicU32::new(0);
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if info.location().is_some_and(|l| l.file().contains("zbus")) {
+            PANICS.fetch_add(1, Ordering::SeqCst);
+        }
+        before(info);
+    }));
+    let listener = bind("strange")?;
+    let _server = Running::start(&listener, Callers::SocketModeDecides)?;
+    let endless = vec![b'x'; 1 << 20];
+    for strange in [
+        &b"\n"[..],
+        b"\0\n",
+        b"\0AUTH EXTERNAL 30\r\n\n",
+        // At the wrong place: the handshake is not over.
+        b"\0BEGIN\r\n\n",
+        b"\0BEGIN\r\n\r\n",
+        b"\xff\r\n",
+        &endless,
+    ] {
+        let mut stream = std::os::unix::net::UnixStream::connect(socket_path("strange"))?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        let strange = strange.to_vec();
+        // Closed before all of it is written, some of it being unread, or after an answer.
+        let closed = tokio::task::spawn_blocking(move || {
+            use std::io::{Read, Write};
+            let written = stream.write_all(&strange);
+            let read = stream.read_to_end(&mut Vec::new());
+            written.is_err()
+                || read.is_ok()
+                || read.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset)
+        });
+        let start = Instant::now();
+        assert!(closed.await?, "not closed");
+        assert!(start.elapsed() < Duration::from_secs(8), "only closed by the handshake's time");
+    }
+    assert_eq!(proxy("strange").await?.leases().await?.len(), 1, "others are served");
+
+    // The other way round: a service that was taken over, and who asks it.
+    let listener = bind("strange-service")?;
+    let service = std::thread::spawn(move || {
+        for strange in [&b"\n"[..], b"OK\r\n\n", &[b'x'; 1 << 20]] {
+            let (mut stream, _) = listener.accept()?;
+            let _ = std::io::Write::write_all(&mut stream, strange);
+        }
+        std::io::Result::Ok(())
+    });
+    for _ in 0..3 {
+        assert!(connect("strange-service").await.is_err());
+    }
+    service.join().unwrap()?;
+    assert_eq!(PANICS.load(Ordering::SeqCst), 0);
+    Ok(())
+}
+
+/// A service that fails for an hour: each call to it that was given up stays in the queue.
+#[test]
+fn a_full_queue_of_connections_does_not_hold_up_the_caller() -> Result<()> {
+    use std::os::fd::AsRawFd;
+    let listener = bind("full")?;
+    // SAFETY: listen(2) on an open socket; it sets the length of the queue anew.
+    assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
+    let _waiting = std::os::unix::net::UnixStream::connect(socket_path("full"))?;
+    let (sender, outcome) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let path = socket_path("full");
+        let call = connect_at(&path, Duration::from_millis(200));
+        let _ = sender.send(runtime.map(|runtime| runtime.block_on(call).map(drop)));
+    });
+    match outcome.recv_timeout(LIMIT).context("the caller is held up")?? {
+        Err(Error::Failed(text)) => assert!(text.contains("bus/full.sock"), "{text}"),
+        other => bail!("{other:?}"),
+    }
     Ok(())
 }
 
