@@ -20,7 +20,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause before a restart.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// A service that was ready this long begins its failures anew.
+/// A service that was ready this long, and gave signs of life, begins its failures anew.
 const GOOD_RUN: Duration = Duration::from_secs(30);
 
 /// Failures in a row after which a service counts as failed.
@@ -404,12 +404,13 @@ impl Service {
 
     fn ended(&mut self, now: Time, id: Id, actions: &mut Vec<Action>) {
         self.running = false;
-        self.killed = None;
+        // Of one that was killed for its silence nobody knows that it did its work any longer.
+        let good_until = if self.killed.take().is_some() { self.alive } else { now };
         if self.state == State::Stopping {
             self.enter(State::Stopped, now, id, actions);
             return;
         }
-        if self.state == State::Ready && now.saturating_sub(self.since) >= GOOD_RUN {
+        if self.state == State::Ready && good_until.saturating_sub(self.since) >= GOOD_RUN {
             self.failures = 0;
         }
         self.failures = self.failures.saturating_add(1);

@@ -108,6 +108,34 @@ fn what_is_silent_or_late_is_killed_once_and_again_if_it_stays() {
     assert!(killed(&core.handle(s(80), &Event::Tick)).unwrap().contains("watchdog"));
 }
 
+/// The time that the watchdog takes to notice is as long as a good run.
+#[test]
+fn a_service_that_hangs_each_time_it_is_ready_is_a_crash_loop() {
+    let mut core = Core::new(vec![rules("a", &[])], s(0));
+    let mut now = s(0);
+    let mut actions = core.handle(now, &Event::Tick);
+    for failure in 1..=10 {
+        let run = started(&actions, 0).unwrap();
+        core.handle(now, &Event::Ready { id: 0, run });
+        assert!(killed(&pass(&mut core, now, now + s(30))).unwrap().contains("watchdog"));
+        now += s(30);
+        core.handle(now, &Event::Ended { id: 0, run });
+        let failed = core.state(0) == Some(State::Failed);
+        assert_eq!(failed, failure == 10, "after {failure} failures");
+        let due = core.deadline().unwrap();
+        actions = pass(&mut core, now, due);
+        now = due;
+    }
+    // One that worked for long before it hung begins anew.
+    let run = started(&actions, 0).unwrap();
+    core.handle(now, &Event::Ready { id: 0, run });
+    pass(&mut core, now, now + s(29));
+    core.handle(now + s(30), &Event::Alive { id: 0, run });
+    assert!(killed(&pass(&mut core, now + s(30), now + s(60))).is_some());
+    core.handle(now + s(60), &Event::Ended { id: 0, run });
+    assert_eq!(core.state(0), Some(State::BackingOff));
+}
+
 /// A laptop closed over a virtual router, or a host that stops it for a snapshot.
 #[test]
 fn nobody_is_killed_for_a_time_in_which_the_supervisor_itself_stood_still() {

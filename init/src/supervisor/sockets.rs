@@ -13,6 +13,7 @@ use std::{
     path::Path,
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
@@ -32,7 +33,8 @@ pub struct Named {
     pub fd: OwnedFd,
 }
 
-/// All sockets of one service; those that cannot be made are tried again before its next start.
+/// All sockets of one service; those that cannot be made, or that the service has spoilt, are made
+/// before its next start.
 #[derive(Debug, Default)]
 pub struct Sockets {
     made: Vec<Named>,
@@ -47,6 +49,13 @@ impl Sockets {
         places: &Places,
     ) -> Vec<io::Error> {
         let mut errors = Vec::new();
+        self.made.retain(|named| {
+            let whole = is_whole(&named.fd);
+            if !whole {
+                tracing::warn!(service = manifest.name, socket = named.name, "made anew");
+            }
+            whole
+        });
         if !self.has("bus") {
             let made = bus_listener(&places.bus_socket(&manifest.name), bus_group);
             errors.extend(self.add("bus", made.map(OwnedFd::from)).err());
@@ -109,6 +118,18 @@ pub fn notify_socket(path: &Path, user: u32) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
+/// Whether a socket still does what it was made for. The service has the same one, not one like it:
+/// after shutdown(2) nobody could connect any more, and after connect(2) only one peer be heard,
+/// however often the service is restarted.
+fn is_whole(socket: &OwnedFd) -> bool {
+    let hung_up = PollFlags::HUP | PollFlags::RDHUP;
+    let mut looked_at = [PollFd::new(socket, PollFlags::RDHUP)];
+    let looked = rustix::event::poll(&mut looked_at, Some(&Timespec::default()));
+    let [looked_at] = looked_at;
+    let open = looked.is_ok() && !looked_at.revents().intersects(hung_up);
+    open && rustix::net::getpeername(socket).is_err()
+}
+
 fn listener(listen: &Listen) -> io::Result<OwnedFd> {
     let domain = Domain::for_address(listen.address);
     let socket = match listen.kind {
@@ -167,4 +188,46 @@ fn remove(path: &Path) -> io::Result<()> {
 
 fn with_path(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// Needs root, as init is.
+    #[test]
+    fn a_socket_that_a_service_has_spoilt_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = Places { data: folder.path().into(), run: folder.path().into(), cgroup: None };
+        fs::create_dir(places.bus()).unwrap();
+        let listen = |name: &str| {
+            format!("[[listen]]\nname = \"{name}\"\nkind = \"{name}\"\naddress = \"127.0.0.1:1\"\n")
+        };
+        let text = "description = \"x\"\nuser = 200\nmemory_mib = 16\n".to_owned();
+        let mut manifest = Manifest::parse("x", &(text + &listen("tcp") + &listen("udp"))).unwrap();
+        manifest.listen.iter_mut().for_each(|l| l.address.set_port(0));
+
+        let mut sockets = Sockets::default();
+        assert!(sockets.complete(&manifest, 200, &places).is_empty());
+        let fd = |sockets: &Sockets, name: &str| {
+            let found = sockets.duplicate().unwrap().into_iter().find(|n| n.name == name);
+            Socket::from(found.unwrap().fd)
+        };
+        let address = fd(&sockets, "tcp").local_addr().unwrap();
+        assert!(sockets.complete(&manifest, 200, &places).is_empty());
+        assert_eq!(fd(&sockets, "tcp").local_addr().unwrap(), address, "the same while it works");
+
+        for name in ["bus", "tcp"] {
+            fd(&sockets, name).shutdown(std::net::Shutdown::Both).unwrap();
+        }
+        let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 9));
+        fd(&sockets, "udp").connect(&peer.into()).unwrap();
+        assert!(sockets.complete(&manifest, 200, &places).is_empty());
+        UnixStream::connect(places.bus_socket("x")).unwrap();
+        let address = fd(&sockets, "tcp").local_addr().unwrap().as_socket().unwrap();
+        std::net::TcpStream::connect(address).unwrap();
+        assert!(fd(&sockets, "udp").peer_addr().is_err());
+    }
 }
