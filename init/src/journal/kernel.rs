@@ -2,7 +2,6 @@
 
 use std::{io, path::Path};
 
-use serde_json::Map;
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{Journal, Level, Record};
@@ -20,8 +19,6 @@ pub async fn follow(device: &Path, journal: Journal) -> io::Result<()> {
         std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(device)?;
     // SAFETY: a `File` keeps its descriptor open and the same for as long as it lives.
     let kmsg = unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) }?;
-    let start_unix_ms = crate::clock::unix_ms()
-        .saturating_sub(u64::try_from(crate::clock::since_start().as_millis()).unwrap_or(0));
     let mut buffer = vec![0; LONGEST];
     loop {
         let mut ready = kmsg.readable().await?;
@@ -29,7 +26,8 @@ pub async fn follow(device: &Path, journal: Journal) -> io::Result<()> {
         {
             Ok(Ok(length)) => {
                 let bytes = buffer.get(..length).unwrap_or_default();
-                if let Some(record) = parse(bytes, start_unix_ms) {
+                // Anew for each: the clock may have been set since the last.
+                if let Some(record) = parse(bytes, start_unix_ms()) {
                     journal.append(record);
                 }
             }
@@ -39,6 +37,12 @@ pub async fn follow(device: &Path, journal: Journal) -> io::Result<()> {
             Err(_would_block) => {}
         }
     }
+}
+
+/// When the kernel started, by the clock as it is now.
+fn start_unix_ms() -> u64 {
+    let since_start = u64::try_from(crate::clock::since_start().as_millis()).unwrap_or(0);
+    crate::clock::unix_ms().saturating_sub(since_start)
 }
 
 /// Reads one record, of the kernel itself: facility 0. Others were written there by programs.
@@ -64,7 +68,7 @@ fn parse(bytes: &[u8], start_unix_ms: u64) -> Option<Record> {
         service: "kernel".to_owned(),
         level,
         message: message.lines().next().unwrap_or_default().to_owned(),
-        fields: Map::new(),
+        fields: String::new(),
     })
 }
 

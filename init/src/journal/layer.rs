@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use tracing::{Event, Subscriber, field::Visit};
 use tracing_subscriber::layer::{Context, Layer};
 
-use super::{Journal, Level, Record};
+use super::{Journal, Level, Record, record};
 use crate::console::Console;
 
 /// Takes events of init.
@@ -34,17 +34,17 @@ impl<S: Subscriber> Layer<S> for JournalLayer {
         };
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let record = Record { fields: fields.map, ..Record::of_init(level, fields.message) };
         if level <= Level::Warn {
-            self.console.say(&line(&record));
+            self.console.say(&line(level, &fields));
         }
-        self.journal.append(record);
+        let (message, fields) = (fields.message, record::text(fields.map));
+        self.journal.append(Record { fields, ..Record::of_init(level, message) });
     }
 }
 
-fn line(record: &Record) -> String {
-    let mut line = format!("init: {}: {}", record.level.name(), record.message);
-    for (name, value) in &record.fields {
+fn line(level: Level, fields: &Fields) -> String {
+    let mut line = format!("init: {}: {}", level.name(), fields.message);
+    for (name, value) in &fields.map {
         let _ = match value {
             Value::String(text) => write!(line, " {name}={text}"),
             other => write!(line, " {name}={other}"),

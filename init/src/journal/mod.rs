@@ -3,14 +3,15 @@
 //!
 //! ```text
 //! pipes of services --Lines--> parse --+
-//! /dev/kmsg --------kernel-----------> +--> channel --> thread: Writer --> Store (segments on disk)
-//! tracing of init ---layer-----------> +                   ^ queries
+//! /dev/kmsg --------kernel-----------> +--> Allowance --> channel --> thread: Writer --> Store (segments)
+//! tracing of init ---layer-----------> +                                 ^ queries
 //! ```
 //!
 //! The thread keeps PID 1 from ever waiting for a disk: if the channel is full, records are
 //! counted instead of kept. Until the data partition is there, and while it cannot be written,
-//! records stay in memory, the oldest giving way.
+//! records stay in memory, the oldest giving way. All of it is bounded in bytes.
 
+mod allowance;
 pub mod kernel;
 mod layer;
 mod lines;
@@ -25,10 +26,11 @@ pub use store::{Limits, Store};
 pub use writer::Writer;
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     time::Duration,
@@ -37,8 +39,11 @@ use std::{
 use portcullis_bus::init::{JournalPage, JournalQuery};
 use tokio::sync::{oneshot, watch};
 
-/// Records that wait for the thread; a burst beyond is dropped and counted.
+use allowance::Allowance;
+
+/// Records that wait for the thread, and their bytes; a burst beyond is dropped and counted.
 const QUEUE: usize = 4096;
+const QUEUE_BYTES: usize = 4 << 20;
 
 /// Pause before a full queue is tried again.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
@@ -63,8 +68,18 @@ enum Message {
 #[derive(Clone, Debug)]
 pub struct Journal {
     queue: SyncSender<Message>,
-    dropped: Arc<AtomicU64>,
+    shared: Arc<Shared>,
     newest: watch::Receiver<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Records that found no place in the queue and were not told yet.
+    dropped: AtomicU64,
+    /// Bytes of the records in the queue.
+    queued: AtomicUsize,
+    /// By writer.
+    allowances: Mutex<BTreeMap<String, Allowance>>,
 }
 
 impl Journal {
@@ -74,14 +89,14 @@ impl Journal {
     /// If no thread can be made.
     pub fn start() -> std::io::Result<Self> {
         let (queue, messages) = sync_channel(QUEUE);
-        let dropped = Arc::new(AtomicU64::new(0));
+        let shared = Arc::new(Shared::default());
         let (newest_sender, newest) = watch::channel(0);
-        let thread_dropped = dropped.clone();
+        let thread_shared = shared.clone();
         std::thread::Builder::new()
             .name("journal".to_owned())
             .stack_size(256 * 1024)
-            .spawn(move || serve(&messages, &thread_dropped, &newest_sender))?;
-        Ok(Self { queue, dropped, newest })
+            .spawn(move || serve(&messages, &thread_shared, &newest_sender))?;
+        Ok(Self { queue, shared, newest })
     }
 
     /// Keeps records in `folder` from now on, those so far included. Waits while the queue is full,
@@ -91,9 +106,35 @@ impl Journal {
         let _ = self.queue.send(Message::Open(folder, limits));
     }
 
-    /// Adds a record; its cursor is given by the journal.
+    /// Adds a record, if its writer has not added too much; its cursor is given by the journal.
     pub fn append(&self, record: Record) {
-        self.send(Message::Append(record));
+        let refused = {
+            let now = crate::clock::since_start();
+            let mut all = self.shared.allowances.lock().unwrap_or_else(PoisonError::into_inner);
+            match all.get_mut(&record.service) {
+                Some(allowance) => allowance.take(now, record.size()),
+                None => all
+                    .entry(record.service.clone())
+                    .or_insert_with(|| Allowance::new(now))
+                    .take(now, record.size()),
+            }
+        };
+        let Some(refused) = refused else { return };
+        if refused > 0 {
+            let text = format!("{refused} records of {} left out: too many", record.service);
+            self.add(Record::of_init(Level::Warn, text));
+        }
+        self.add(record);
+    }
+
+    fn add(&self, record: Record) {
+        let size = record.size();
+        if self.shared.queued.fetch_add(size, Ordering::Relaxed) > QUEUE_BYTES
+            || !self.send(Message::Append(record))
+        {
+            self.shared.queued.fetch_sub(size, Ordering::Relaxed);
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Adds a line that `service` wrote to its standard error or output.
@@ -128,15 +169,14 @@ impl Journal {
         let _ = done.await;
     }
 
-    fn send(&self, message: Message) {
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(message) {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+    /// Returns whether there was a place for it.
+    fn send(&self, message: Message) -> bool {
+        !matches!(self.queue.try_send(message), Err(TrySendError::Full(_)))
     }
 }
 
 /// The thread's loop; ends with the last handle.
-fn serve(messages: &Receiver<Message>, dropped: &AtomicU64, newest: &watch::Sender<u64>) {
+fn serve(messages: &Receiver<Message>, shared: &Shared, newest: &watch::Sender<u64>) {
     let mut writer = Writer::default();
     loop {
         let first = match messages.recv_timeout(SYNC_PERIOD) {
@@ -147,7 +187,10 @@ fn serve(messages: &Receiver<Message>, dropped: &AtomicU64, newest: &watch::Send
         // All that waits is written in one piece.
         for message in first.into_iter().chain(messages.try_iter().take(QUEUE)) {
             match message {
-                Message::Append(record) => writer.append(record),
+                Message::Append(record) => {
+                    shared.queued.fetch_sub(record.size(), Ordering::Relaxed);
+                    writer.append(record);
+                }
                 Message::Open(folder, limits) => writer.open(folder, limits),
                 Message::Query(query, reply) => {
                     writer.flush();
@@ -159,7 +202,7 @@ fn serve(messages: &Receiver<Message>, dropped: &AtomicU64, newest: &watch::Send
                 }
             }
         }
-        let lost = dropped.swap(0, Ordering::Relaxed);
+        let lost = shared.dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
             writer.append(Record::of_init(
                 Level::Warn,

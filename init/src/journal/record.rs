@@ -40,7 +40,8 @@ impl Level {
     }
 }
 
-/// A record; also its form on disk, one JSON object a line with short keys.
+/// A record; also its form on disk, one JSON object a line with short keys. What a service wrote is
+/// kept as text: as values it could take eighty times the memory.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Record {
     /// Position, counted up over reboots.
@@ -58,9 +59,28 @@ pub struct Record {
     /// Text.
     #[serde(rename = "m")]
     pub message: String,
-    /// Further fields.
-    #[serde(rename = "f", default, skip_serializing_if = "Map::is_empty")]
-    pub fields: Map<String, Value>,
+    /// Further fields as a JSON object; empty if there are none.
+    #[serde(rename = "f", default, skip_serializing_if = "String::is_empty", with = "object")]
+    pub fields: String,
+}
+
+/// Text of an object, which is a part of the line on the disk.
+mod object {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::Error};
+    use serde_json::{Map, Value};
+
+    pub(super) fn serialize<S: Serializer>(text: &str, to: S) -> Result<S::Ok, S::Error> {
+        serde_json::from_str::<Map<String, Value>>(text).map_err(S::Error::custom)?.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+        Map::<String, Value>::deserialize(from).map(super::text)
+    }
+}
+
+/// Text of an object; empty if it is.
+pub(super) fn text(fields: Map<String, Value>) -> String {
+    if fields.is_empty() { String::new() } else { Value::Object(fields).to_string() }
 }
 
 impl Record {
@@ -72,8 +92,13 @@ impl Record {
             service: "init".to_owned(),
             level,
             message,
-            fields: Map::new(),
+            fields: String::new(),
         }
+    }
+
+    /// What it takes in memory, bytes.
+    pub fn size(&self) -> usize {
+        size_of::<Self>() + self.service.len() + self.message.len() + self.fields.len()
     }
 
     /// As on the bus.
@@ -84,7 +109,7 @@ impl Record {
             service: self.service.clone(),
             level: self.level.name().to_owned(),
             message: self.message.clone(),
-            fields: Value::Object(self.fields.clone()).to_string(),
+            fields: if self.fields.is_empty() { "{}".to_owned() } else { self.fields.clone() },
         }
     }
 }
@@ -97,7 +122,7 @@ pub(crate) fn parse_line(service: &str, line: &str, unix_ms: u64) -> Record {
         service: service.to_owned(),
         level: Level::Info,
         message: String::new(),
-        fields: Map::new(),
+        fields: String::new(),
     };
     match serde_json::from_str::<Value>(line) {
         Ok(Value::Object(mut fields)) if fields.contains_key("message") => {
@@ -108,7 +133,7 @@ pub(crate) fn parse_line(service: &str, line: &str, unix_ms: u64) -> Record {
                 Some(Value::String(text)) => text,
                 other => other.unwrap_or_default().to_string(),
             };
-            record.fields = fields;
+            record.fields = text(fields);
         }
         _ => record.message = line.to_owned(),
     }

@@ -77,24 +77,34 @@ impl Store {
         self.next
     }
 
-    /// Adds records, whose cursors are set here, in one write.
+    /// Adds the first of `records` in one write, as many as the segment takes, but one at least.
+    /// Cursors are those of the records, or higher if they were given before. Returns how many they
+    /// are.
     ///
     /// # Errors
     /// If nothing of them was kept: disk full, read-only or gone.
-    pub fn append(&mut self, records: &mut [Record]) -> io::Result<()> {
-        if records.is_empty() {
-            return Ok(());
-        }
+    pub fn append(&mut self, records: &mut [Record]) -> io::Result<usize> {
         let mut cursor = self.next;
-        let mut bytes = Vec::with_capacity(records.len() * 128);
+        let mut bytes = Vec::new();
+        let mut count = 0;
+        let mut room = 0;
         for record in records.iter_mut() {
-            record.cursor = cursor;
-            cursor += 1;
+            record.cursor = record.cursor.max(cursor);
+            let start = bytes.len();
             serde_json::to_writer(&mut bytes, record)?;
             bytes.push(b'\n');
+            if count == 0 {
+                room = self.rotate_for(length(&bytes))?;
+            } else if length(&bytes) > room {
+                bytes.truncate(start);
+                break;
+            }
+            cursor = record.cursor.saturating_add(1);
+            count += 1;
         }
-        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        self.rotate_for(length)?;
+        if count == 0 {
+            return Ok(0);
+        }
         let (Some(file), Some(segment)) = (self.file.as_mut(), self.segments.back_mut()) else {
             return Err(io::Error::other("no segment"));
         };
@@ -104,9 +114,9 @@ impl Store {
             self.file = None;
             return Err(error);
         }
-        segment.bytes += length;
+        segment.bytes += length(&bytes);
         self.next = cursor;
-        Ok(())
+        Ok(count)
     }
 
     /// Waits until everything added is on the disk.
@@ -186,8 +196,9 @@ impl Store {
         Ok(newest.or(Some(segment.first)))
     }
 
-    /// Opens the segment that takes `length` more bytes: the newest, or a new one.
-    fn rotate_for(&mut self, length: u64) -> io::Result<()> {
+    /// Opens the segment that takes `length` more bytes: the newest, or a new one. Returns how many
+    /// it takes at most.
+    fn rotate_for(&mut self, length: u64) -> io::Result<u64> {
         let fits = self
             .segments
             .back()
@@ -214,7 +225,8 @@ impl Store {
                 }
             }
         }
-        Ok(())
+        let written = self.segments.back().map_or(0, |segment| segment.bytes);
+        Ok(self.limits.segment.saturating_sub(written))
     }
 
     fn drop_oldest(&mut self) -> io::Result<()> {
@@ -233,6 +245,10 @@ impl Store {
         }
         Ok(())
     }
+}
+
+fn length(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
 fn first_cursor(path: &Path) -> Option<u64> {

@@ -83,6 +83,94 @@ fn wrong_queries_are_told_what_is_allowed() {
 }
 
 #[test]
+fn a_burst_between_two_looks_at_the_disk_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = Writer::default();
+    writer.open(folder.path().to_owned(), Limits::default());
+    for n in 0..5000 {
+        line(&mut writer, "a", &format!("{n}"));
+    }
+    let mut cursor = 1;
+    let mut seen = 1;
+    loop {
+        let page = writer.query(&query(cursor, 1000)).unwrap();
+        if page.records.is_empty() {
+            break;
+        }
+        (cursor, seen) = (page.cursor, seen + page.records.len());
+    }
+    assert_eq!(seen, 5000);
+}
+
+#[test]
+fn a_batch_larger_than_all_segments_keeps_the_limits() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits { segment: 1000, total: 5000 };
+    let mut writer = Writer::default();
+    writer.open(folder.path().to_owned(), limits);
+    for n in 0..500 {
+        line(&mut writer, "a", &format!("{n} {}", "x".repeat(60)));
+    }
+    writer.flush();
+    assert!(folder_bytes(folder.path()) <= limits.total, "{}", folder_bytes(folder.path()));
+    let page = writer.query(&query(0, 1000)).unwrap();
+    assert!(page.records.len() > 20 && page.records.last().unwrap().message.starts_with("499 "));
+}
+
+/// The whole of it stands in the memory of PID 1, several times.
+#[test]
+fn a_page_is_bounded_in_bytes_and_the_next_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = Writer::default();
+    writer.open(folder.path().to_owned(), Limits::default());
+    let long = "x".repeat(8000);
+    for n in 0..400 {
+        line(&mut writer, "a", &format!("{n} {long}"));
+    }
+    writer.flush();
+    let bytes = |page: &portcullis_bus::init::JournalPage| {
+        page.records.iter().map(|r| r.message.len()).sum::<usize>()
+    };
+    let newest = writer.query(&query(0, 1000)).unwrap();
+    assert!((1 << 19..(1 << 20) + 10_000).contains(&bytes(&newest)), "{}", bytes(&newest));
+    assert!(newest.records.last().unwrap().message.starts_with("399 "));
+    let (mut cursor, mut seen) = (1, 1);
+    while cursor < writer.newest() {
+        let page = writer.query(&query(cursor, 1000)).unwrap();
+        assert!(bytes(&page) < (1 << 20) + 10_000, "{}", bytes(&page));
+        for record in &page.records {
+            assert!(record.message.starts_with(&format!("{seen} ")));
+            seen += 1;
+        }
+        cursor = page.cursor;
+    }
+    assert_eq!(seen, 400);
+}
+
+/// A service that was taken over, and would like to have its traces gone.
+#[test]
+fn a_flood_of_one_service_leaves_what_others_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = Journal::start().unwrap();
+    journal.open(folder.path().to_owned(), Limits { segment: 256 << 10, total: 4 << 20 });
+    journal.service_line("config", "something strange");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let said = |service: &str| {
+        let query = JournalQuery { service: service.to_owned(), ..query(0, 1000) };
+        runtime.block_on(journal.query(query)).unwrap().records
+    };
+    assert_eq!(said("config").len(), 1);
+    let long = "x".repeat(4000);
+    for _ in 0..25_000 {
+        journal.service_line("web", &long);
+    }
+    runtime.block_on(journal.close());
+    journal.open(folder.path().to_owned(), Limits { segment: 256 << 10, total: 4 << 20 });
+    assert_eq!(said("config").len(), 1, "washed away");
+    assert!(said("web").len() >= 100);
+}
+
+#[test]
 fn without_a_disk_the_newest_records_stay_and_it_is_said() {
     let mut writer = Writer::default();
     writer.open("/proc/no/such/place".into(), Limits::default());
@@ -182,7 +270,7 @@ proptest! {
 fn a_full_queue_does_not_keep_the_journal_from_being_closed() {
     let (queue, messages) = sync_channel(1);
     let (_, newest) = watch::channel(0);
-    let journal = Journal { queue, dropped: Arc::default(), newest };
+    let journal = Journal { queue, shared: Arc::default(), newest };
     journal.service_line("dns", "one of very many last words");
     let thread = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(100));
