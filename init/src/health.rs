@@ -1,19 +1,96 @@
 //! Whether this boot is a good one, and what the boot state learns from it.
 
-use std::{fs::File, io, path::Path, time::Duration};
+use std::{
+    fs::File,
+    io,
+    path::Path,
+    pin::pin,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use portcullis_bootstate::{BootState, Slot, disk};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use crate::{
     boot_state,
     disk::{Partition, partitions},
+    supervisor::Health,
 };
 
-/// How long all must be well before the boot counts as healthy.
-pub const SETTLED: Duration = Duration::from_secs(5);
+/// What a boot is judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long all must be well before the boot counts as healthy.
+    pub settled: Duration,
+    /// How long it may take to become so before that is told.
+    pub late: Duration,
+    /// Pause after the boot state could not be written.
+    pub retry: Duration,
+}
 
-/// How long an unconfirmed slot may take to become healthy.
-pub const UNCONFIRMED_LIMIT: Duration = Duration::from_secs(5 * 60);
+/// Those of the appliance.
+pub const LIMITS: Limits = Limits {
+    settled: Duration::from_secs(5),
+    late: Duration::from_secs(5 * 60),
+    retry: Duration::from_secs(60),
+};
+
+/// Calls `confirm` when all has been well for long enough, until it succeeds, and `late` if that
+/// has not come in time. It may come later: a slot that has proven itself before is not given up,
+/// and its counted failures end with the first healthy boot, however slow. A boot that is well, but
+/// cannot be written down as such, is not late.
+///
+/// Ends when the slot is confirmed or `health` has no source any more.
+pub async fn watch<C, L>(
+    mut health: watch::Receiver<Health>,
+    limits: Limits,
+    confirm: impl FnMut() -> C,
+    late: impl FnOnce() -> L,
+) where
+    C: Future<Output = Result<Confirmation, BootStateError>>,
+    L: Future<Output = ()>,
+{
+    let well = AtomicBool::new(false);
+    let mut confirmed = pin!(confirm_when_well(&mut health, limits, confirm, &well));
+    if timeout(limits.late, &mut confirmed).await.is_err() {
+        if !well.load(Ordering::Relaxed) {
+            late().await;
+        }
+        confirmed.await;
+    }
+}
+
+async fn confirm_when_well<C>(
+    health: &mut watch::Receiver<Health>,
+    limits: Limits,
+    mut confirm: impl FnMut() -> C,
+    well: &AtomicBool,
+) where
+    C: Future<Output = Result<Confirmation, BootStateError>>,
+{
+    loop {
+        if health.wait_for(|h| h.changes > 0 && h.problems.is_empty()).await.is_err() {
+            return;
+        }
+        let unwell = health.wait_for(|h| !h.problems.is_empty());
+        if timeout(limits.settled, unwell).await.is_ok() {
+            continue;
+        }
+        match confirm().await {
+            Ok(Confirmation::Written | Confirmation::Known) => return,
+            // Not before the next boot: what is missing does not come by itself.
+            Ok(Confirmation::Refused) => std::future::pending().await,
+            Err(_) => {
+                well.store(true, Ordering::Relaxed);
+                sleep(limits.retry).await;
+            }
+        }
+    }
+}
 
 /// What became of a healthy boot.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,6 +114,12 @@ fn good_enough(state: &BootState, slot: Slot) -> bool {
 #[derive(Debug, thiserror::Error)]
 #[error("boot state: {0}")]
 pub struct BootStateError(io::Error);
+
+impl From<tokio::task::JoinError> for BootStateError {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self(io::Error::other(error))
+    }
+}
 
 impl From<io::Error> for BootStateError {
     fn from(error: io::Error) -> Self {
@@ -110,6 +193,8 @@ impl Running {
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+
     use portcullis_bootstate::SlotState;
 
     use super::*;
@@ -166,5 +251,74 @@ mod tests {
             assert_eq!(machine.confirm(false).unwrap(), Confirmation::Written);
             assert_eq!(machine.boot_state().unwrap().b.boot_failures, 0);
         }
+    }
+
+    const AT_ONCE: Limits =
+        Limits { settled: Duration::ZERO, late: Duration::ZERO, retry: Duration::ZERO };
+
+    fn run(work: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let limit = Duration::from_secs(60);
+        runtime.block_on(async { timeout(limit, work).await.expect("it never ends") });
+    }
+
+    fn well(changes: u64) -> Health {
+        Health { problems: Vec::new(), ready: true, changes }
+    }
+
+    /// Its failed boots would be counted until none is tried any more.
+    #[test]
+    fn a_boot_that_is_healthy_late_is_confirmed_all_the_same() {
+        run(async {
+            let (health, receiver) = watch::channel(Health::default());
+            let mut confirmed = 0;
+            let confirm = || {
+                confirmed += 1;
+                ready(Ok(Confirmation::Written))
+            };
+            // Nothing but the time being over makes it healthy.
+            let late = || {
+                health.send(well(1)).unwrap();
+                ready(())
+            };
+            super::watch(receiver, AT_ONCE, confirm, late).await;
+            assert_eq!(confirmed, 1);
+        });
+    }
+
+    #[test]
+    fn a_boot_state_that_cannot_be_written_is_tried_again() {
+        run(async {
+            let (_health, receiver) = watch::channel(well(1));
+            let mut tries = 0;
+            let confirm = || {
+                tries += 1;
+                ready(match tries {
+                    3 => Ok(Confirmation::Known),
+                    _ => Err(io::Error::other("disk").into()),
+                })
+            };
+            let limits = Limits { late: Duration::from_secs(3600), ..AT_ONCE };
+            super::watch(receiver, limits, confirm, async || panic!("it is in time")).await;
+            assert_eq!(tries, 3);
+        });
+    }
+
+    #[test]
+    fn a_boot_that_is_refused_is_late_and_not_confirmed_later() {
+        run(async {
+            let (_health, receiver) = watch::channel(well(1));
+            let (told, waits) = tokio::sync::oneshot::channel();
+            let refused = || ready(Ok(Confirmation::Refused));
+            let late = || {
+                let _ = told.send(());
+                ready(())
+            };
+            let watching = super::watch(receiver, AT_ONCE, refused, late);
+            tokio::select! {
+                () = watching => panic!("there is nothing left to do"),
+                told = waits => told.unwrap(),
+            }
+        });
     }
 }

@@ -24,6 +24,7 @@ use crate::{
     places::{HANDOVER, MODULES},
     slots::{self, Candidate, Started},
     verity,
+    watchdog::{Patience, Watchdog},
 };
 
 /// How long disks may take to appear: USB sticks and slow controllers need seconds.
@@ -31,6 +32,10 @@ const DISK_WAIT: Duration = Duration::from_secs(30);
 
 /// Pause between two looks at the disks.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How long all of it may take: drivers that never come back, and disks that never answer, are no
+/// reason to stand still for ever.
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// How long a failure stays on the console.
 const FAILURE_PAUSE: Duration = Duration::from_secs(10);
@@ -78,6 +83,11 @@ enum Failure {
 /// Does all of it; does not return.
 pub fn main() -> std::process::ExitCode {
     let started = since_start();
+    // Ends with this program, when stage two takes its place.
+    let _patience = Patience::new(Watchdog::default(), LIMIT, || {
+        alarm(&format!("Portcullis: cannot start in {} s; restarting", LIMIT.as_secs()));
+        let _ = reboot(RebootCommand::Restart);
+    });
     let Err(failure) = run(started);
     alarm(&format!("Portcullis: cannot start: {failure}"));
     alarm(&format!("Portcullis: restarting in {} s", FAILURE_PAUSE.as_secs()));

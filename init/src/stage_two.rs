@@ -16,6 +16,7 @@ use portcullis_bus::{
     init::Init1,
     server::{Callers, Notifier, Server},
 };
+use rustix::system::{RebootCommand, reboot};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -27,7 +28,7 @@ use crate::{
     clock::{self, since_start},
     console::{Console, DEVICE, alarm},
     data,
-    health::{self, Confirmation, Running},
+    health::{self, BootStateError, Confirmation, LIMITS, Running},
     journal::{self, Journal, JournalLayer, Limits},
     manifest::{self, INIT, INIT_BUS_GROUP, Manifest},
     modules::{Loader, OnRequest},
@@ -39,8 +40,13 @@ use crate::{
     stage_one::Handover,
     supervisor::{Settings, Supervisor, cgroup, process::Program, sockets},
     sysctl, volume,
-    watchdog::Watchdog,
+    watchdog::{Patience, Watchdog},
 };
+
+/// How long everything before the first service may take: a slow disk that brings its journal in
+/// order, a stick that starts. A driver that never comes back is no reason to stand still for ever: the
+/// boot manager tries something else.
+const PREPARATION_LIMIT: Duration = Duration::from_secs(5 * 60);
 
 /// How long services and journal may take to end: more than all their deadlines together.
 const STOP_LIMIT: Duration = Duration::from_secs(90);
@@ -61,26 +67,31 @@ struct Prepared {
 /// PID 1; returns only if the kernel cannot be told to end.
 pub fn main() -> ExitCode {
     let began = since_start();
+    let watchdog = Watchdog::default();
+    let patience = Patience::new(watchdog.clone(), PREPARATION_LIMIT, || {
+        alarm("Portcullis: init stands still before the first service; restarting");
+        let _ = reboot(RebootCommand::Restart);
+    });
     let mut problems = mounts::mount_all();
     let console = Console::open(Path::new(DEVICE));
     let outcome = Journal::start().and_then(|journal| {
         let layer = JournalLayer::new(journal.clone(), console.clone());
         let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer));
         problems.iter().for_each(|problem| tracing::error!("{problem}"));
-        let prepared = prepare(&mut problems, &journal);
+        let prepared = prepare(&mut problems, &journal, &watchdog);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(4)
             .thread_stack_size(256 * 1024)
             .build()?;
-        finish(runtime, supervise(began, prepared, &journal, &console))
+        finish(runtime, supervise((began, patience), prepared, &journal, &console, &watchdog))
     });
     let ending = outcome.unwrap_or_else(|error| {
         alarm(&format!("Portcullis: init cannot work: {error}; restarting in 10 s"));
         std::thread::sleep(Duration::from_secs(10));
         Ending::Reboot
     });
-    power::end(ending, Path::new("/data"), &seed_path());
+    power::end(ending, Path::new("/data"), &seed_path(), watchdog);
     ExitCode::FAILURE
 }
 
@@ -97,7 +108,7 @@ fn seed_path() -> PathBuf {
 }
 
 /// Everything before the first service.
-fn prepare(problems: &mut Vec<String>, journal: &Journal) -> Prepared {
+fn prepare(problems: &mut Vec<String>, journal: &Journal, watchdog: &Watchdog) -> Prepared {
     let handover = fs::read(places::HANDOVER)
         .ok()
         .and_then(|bytes| serde_json::from_slice::<Handover>(&bytes).ok());
@@ -106,6 +117,9 @@ fn prepare(problems: &mut Vec<String>, journal: &Journal) -> Prepared {
         problems.push("the disk that was booted is not there; a copy of it is used".to_owned());
     }
     let mut steps = Steps::default();
+    let start_watchdogs = || watchdog.start(Path::new("/sys"), Path::new("/dev"));
+    // Those whose drivers are part of the kernel also guard the loading of the others.
+    start_watchdogs();
     read_ahead_program();
     sysctl::harden();
     set_clock();
@@ -137,6 +151,7 @@ fn prepare(problems: &mut Vec<String>, journal: &Journal) -> Prepared {
         if let Some(loader) = &loader {
             load_drivers(loader, sys, &manifests);
         }
+        start_watchdogs();
         steps.done("drivers");
         match nics::order(sys) {
             Ok(renamed) if renamed.is_empty() => {}
@@ -274,12 +289,14 @@ fn use_data(folder: &Path, journal: &Journal) {
     journal.open(folder.join("journal"), Limits::default());
 }
 
-/// Runs the services until the machine is to end, and ends them.
+/// Runs the services until the machine is to end, and ends them. The patience with the preparation
+/// ends when the supervisor feeds the watchdog itself.
 async fn supervise(
-    began: Duration,
+    (began, patience): (Duration, std::io::Result<Patience>),
     prepared: Prepared,
     journal: &Journal,
     console: &Console,
+    watchdog: &Watchdog,
 ) -> std::io::Result<Ending> {
     let places = Places::appliance();
     let Prepared { handover, manifests, running, data_mounted, mut problems, loader } = prepared;
@@ -333,14 +350,15 @@ async fn supervise(
     serve_bus(&places, &manifests, &parts);
     let parts_at_end = parts.clone();
     tokio::spawn(watch_health(parts.clone(), console.clone(), handover, (began, supervising)));
-    let mut watchdog = Watchdog::open();
+    let watchdog = watchdog.clone();
     tokio::spawn(async move {
+        drop(patience);
         // Ends only if the kernel refuses a signal handler; nothing would be supervised then.
         let Err(error) = supervisor.run(move || watchdog.feed()).await;
         tracing::error!(%error, "supervisor");
         let _ = ending_sender.send(Ending::Reboot).await;
     });
-    // Ctrl-Alt-Del and the power button's request, as the kernel signals them to PID 1.
+    // Ctrl-Alt-Del, as the kernel signals it to PID 1; and SIGTERM, of which it makes nothing itself.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let ending = tokio::select! {
@@ -348,6 +366,8 @@ async fn supervise(
         _ = interrupt.recv() => Ending::Reboot,
         _ = terminate.recv() => Ending::PowerOff,
     };
+    // Who orders another one is told that the machine ends already.
+    endings.close();
     console.say(match ending {
         Ending::Reboot => "Portcullis: restarting",
         Ending::PowerOff => "Portcullis: switching off",
@@ -367,7 +387,8 @@ async fn stop(parts: &Parts, ending: Ending) {
         now.changes > 0 && now.problems.is_empty()
     };
     if well {
-        confirm_slot(parts).await;
+        // Said in the journal if it fails; the machine ends all the same.
+        let _ = confirm_slot(parts).await;
     }
     tracing::info!(?ending, "stopping all services");
     let _ = parts.supervisor.stop_all().await;
@@ -399,9 +420,11 @@ fn serve_bus(places: &Places, manifests: &[Manifest], parts: &Parts) {
             Init1(Arc::new(Api::new(parts.clone(), caller, controllers.contains(&caller))))
         }
     };
-    // Callers say names of services and what to look for in the journal; PID 1 has no memory limit.
+    // Callers say names of services and what to look for in the journal; PID 1 has no memory limit,
+    // and a page of the journal has a MiB.
     let server = Server::per_caller(object, Callers::Only(manifest::callers(manifests, INIT)))
-        .with_longest_message(64 * 1024);
+        .with_longest_message(4096)
+        .with_most_calls(4);
     let notifier = server.notifier();
     let listener =
         sockets::bus_listener(&places.bus_socket(INIT), INIT_BUS_GROUP).and_then(|socket| {
@@ -434,8 +457,8 @@ async fn tell_changes(parts: Parts, notifier: Notifier<Init1>) {
     }
 }
 
-/// Reports the first time that all essential services are ready, confirms the slot when that
-/// lasts, and gives an unconfirmed slot up when it does not come.
+/// Reports the first time that all essential services are ready, confirms the slot when all is well,
+/// and gives an unconfirmed slot up when that does not come.
 async fn watch_health(
     parts: Parts,
     console: Console,
@@ -443,7 +466,12 @@ async fn watch_health(
     stage_two: (Duration, Duration),
 ) {
     let mut health = parts.supervisor.health();
-    let confirmed = confirm_when_healthy(&parts, &mut health, |ready| {
+    let report = async {
+        // What a service has to do beyond being ready delays health, not this.
+        if health.wait_for(|h| h.changes > 0 && h.ready).await.is_err() {
+            return;
+        }
+        let ready = since_start();
         let phases = report::boot_phases(handover.as_ref(), stage_two, Some(ready));
         console.say(&format!(
             "Portcullis {}: {}",
@@ -455,58 +483,27 @@ async fn watch_health(
             "all essential services are ready"
         );
         parts.boot.lock().unwrap_or_else(PoisonError::into_inner).phases = phases;
-    });
-    match tokio::time::timeout(health::UNCONFIRMED_LIMIT, confirmed).await {
-        Ok(()) => {}
-        Err(_elapsed) => give_up_if_unconfirmed(&parts).await,
-    }
+    };
+    let confirm = || confirm_slot(&parts);
+    let late = || give_up_if_unconfirmed(&parts);
+    tokio::join!(report, health::watch(parts.supervisor.health(), LIMITS, confirm, late));
 }
 
-async fn confirm_when_healthy(
-    parts: &Parts,
-    health: &mut tokio::sync::watch::Receiver<crate::supervisor::Health>,
-    report_ready: impl FnOnce(Duration),
-) {
-    let mut report_ready = Some(report_ready);
-    loop {
-        // What a service has to do beyond being ready delays health, not this.
-        if let Some(report) = report_ready.take()
-            && health.wait_for(|h| h.changes > 0 && h.ready).await.is_ok()
-        {
-            report(since_start());
-        }
-        let healthy = health.wait_for(|h| h.changes > 0 && h.problems.is_empty()).await.is_ok();
-        if !healthy {
-            return;
-        }
-        let unwell = health.wait_for(|h| !h.problems.is_empty());
-        if tokio::time::timeout(health::SETTLED, unwell).await.is_ok() {
-            continue;
-        }
-        if !confirm_slot(parts).await {
-            // Not before the next boot: what is missing does not come by itself.
-            std::future::pending::<()>().await;
-        }
-        return;
-    }
-}
-
-/// Returns false if this boot is not good enough to be kept.
-async fn confirm_slot(parts: &Parts) -> bool {
-    let Some(running) = parts.facts.running.clone() else { return true };
+async fn confirm_slot(parts: &Parts) -> Result<Confirmation, BootStateError> {
+    let Some(running) = parts.facts.running.clone() else { return Ok(Confirmation::Known) };
     let problems = parts.boot.lock().unwrap_or_else(PoisonError::into_inner).problems.join("; ");
     let complete = problems.is_empty();
-    match tokio::task::spawn_blocking(move || running.confirm(complete)).await {
-        Ok(Ok(Confirmation::Written)) => tracing::info!("slot confirmed: this boot is healthy"),
-        Ok(Ok(Confirmation::Known)) => {}
-        Ok(Ok(Confirmation::Refused)) => {
+    let confirmed = tokio::task::spawn_blocking(move || running.confirm(complete)).await;
+    let confirmed = confirmed.map_err(BootStateError::from).flatten();
+    match &confirmed {
+        Ok(Confirmation::Written) => tracing::info!("slot confirmed: this boot is healthy"),
+        Ok(Confirmation::Known) => {}
+        Ok(Confirmation::Refused) => {
             tracing::error!(problems, "slot not confirmed: the other one may be better");
-            return false;
         }
-        Ok(Err(error)) => tracing::error!(%error, "slot not confirmed"),
         Err(error) => tracing::error!(%error, "slot not confirmed"),
     }
-    true
+    confirmed
 }
 
 async fn give_up_if_unconfirmed(parts: &Parts) {
@@ -516,7 +513,7 @@ async fn give_up_if_unconfirmed(parts: &Parts) {
     });
     if let Ok(Ok(false)) = read.await {
         tracing::error!(
-            minutes = health::UNCONFIRMED_LIMIT.as_secs() / 60,
+            minutes = LIMITS.late.as_secs() / 60,
             "not healthy in time, and this slot was never confirmed: restarting"
         );
         let _ = parts.ending.send(Ending::Reboot).await;
