@@ -45,6 +45,7 @@ impl Web {
         let resolver = Arc::new(Resolver::new(certified_key(&key, &certificate)?));
         let access = Access::default();
         access.allow(part.networks.clone());
+        access.name(names(&part));
         Ok(Self {
             store,
             access,
@@ -101,6 +102,7 @@ impl Web {
             self.resolver.replace(certified_key(&self.key, &certificate)?);
         }
         self.access.allow(part.networks.clone());
+        self.access.name(certificate.names.clone());
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) =
             Current { part, certificate };
         if changed && let Some(notifier) = self.notifier.get() {

@@ -4,13 +4,13 @@ use axum::{
     Json, Router,
     extract::{Request, State},
     http::{HeaderName, HeaderValue, StatusCode, Uri, header},
-    middleware::{Next, from_fn},
+    middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::get,
 };
 use serde_json::json;
 
-use crate::{assets, status};
+use crate::{access::Access, assets, status};
 
 /// Sent with every answer.
 ///
@@ -35,6 +35,7 @@ const HEADERS: [(HeaderName, &str); 7] = [
 
 /// All paths.
 pub fn router(cache: status::Cache) -> Router {
+    let access = cache.access();
     let mut router = Router::new().route("/api/v1/status", get(api_status));
     for asset in &assets::ASSETS {
         router = router.route(
@@ -46,6 +47,7 @@ pub fn router(cache: status::Cache) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(cache)
+        .layer(from_fn_with_state(access, only_its_names))
         .layer(from_fn(secure))
 }
 
@@ -76,6 +78,23 @@ fn error(uri: &Uri, status: StatusCode, message: &str) -> Response {
         format!("{message}\n").into_response()
     };
     (status, [(header::CACHE_CONTROL, "no-store")], answer).into_response()
+}
+
+/// Answers requests for this router only: see [`Access::is_called`]. What names nobody comes from no
+/// browser.
+async fn only_its_names(State(access): State<Access>, request: Request, next: Next) -> Response {
+    let hosts = request.headers().get_all(header::HOST).iter();
+    let mut named = hosts
+        .map(|host| host.to_str().unwrap_or_default())
+        .chain(request.uri().authority().map(|authority| authority.as_str()));
+    if named.all(|authority| access.is_called(authority)) {
+        return next.run(request).await;
+    }
+    let message = format!(
+        "this is a router with another name: it answers to its addresses and to {}",
+        access.names().join(", ")
+    );
+    error(request.uri(), StatusCode::MISDIRECTED_REQUEST, &message)
 }
 
 async fn secure(request: Request, next: Next) -> Response {

@@ -7,6 +7,7 @@
 //! | request head | 10 s, 16 KiB | slow loris, endless headers |
 //! | connection | 2 min, then closed in good order | clients that read or send slowly |
 //! | HTTP/2 streams | 16 of a connection | one connection as many |
+//! | HTTP/2 windows | 64 KiB | uploads, which nothing here takes |
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +26,7 @@ use hyper_util::{
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -62,8 +63,13 @@ impl Default for Limits {
 const HEAD_BYTES: u32 = 16 * 1024;
 /// HTTP/2 streams of one connection.
 const STREAMS: u32 = 16;
+/// Bytes that a client may send of a body before somebody reads it; what the protocol begins with
+/// (RFC 9113 section 6.9.2).
+const WINDOW: u32 = 65_535;
 /// Time for what is under way when a connection's time is over.
 const GRACE: Duration = Duration::from_secs(5);
+/// Refused connections are told of once in this time.
+const REFUSED_PERIOD: Duration = Duration::from_secs(60);
 /// Pause after the kernel would not accept (no descriptors, no memory).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -90,6 +96,7 @@ impl Server {
 
     /// Accepts connections until the task is dropped.
     pub async fn run(self, listener: TcpListener) -> Infallible {
+        let mut refused = Refused::default();
         loop {
             let (stream, peer) = match listener.accept().await {
                 Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
@@ -100,7 +107,9 @@ impl Server {
                 }
             };
             if !self.access.allows(peer) {
-                tracing::warn!(%peer, "connection from outside the networks refused");
+                if let Some(count) = refused.one_more(Instant::now()) {
+                    tracing::warn!(%peer, count, "connections from outside the networks refused");
+                }
                 continue;
             }
             let Some(place) = self.open.take(peer, &self.limits) else {
@@ -138,6 +147,8 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, router: Router, limits:
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
         .max_header_list_size(HEAD_BYTES);
     let connection =
         builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
@@ -154,6 +165,25 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, router: Router, limits:
     };
     if let Err(error) = outcome {
         tracing::debug!(%error, "connection");
+    }
+}
+
+/// Connections that were refused and not told of yet: the journal is not for strangers to fill.
+#[derive(Default)]
+struct Refused {
+    count: u64,
+    told: Option<Instant>,
+}
+
+impl Refused {
+    /// How many to tell of, if it is time to.
+    fn one_more(&mut self, now: Instant) -> Option<u64> {
+        self.count += 1;
+        if self.told.is_some_and(|told| now.saturating_duration_since(told) < REFUSED_PERIOD) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.count))
     }
 }
 
@@ -191,5 +221,21 @@ impl Drop for Place {
                 counts.remove(&self.peer);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_connections_are_told_of_now_and_then() {
+        let mut refused = Refused::default();
+        let begin = Instant::now();
+        assert_eq!(refused.one_more(begin), Some(1));
+        for second in 1..60 {
+            assert_eq!(refused.one_more(begin + Duration::from_secs(second)), None);
+        }
+        assert_eq!(refused.one_more(begin + REFUSED_PERIOD), Some(60));
     }
 }

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use axum::body::Bytes;
 use portcullis_bus::{
     Result,
     config::{ConfigBusProxy, ConfigStatus},
@@ -21,7 +22,7 @@ use serde::Serialize;
 use tokio::{sync::Mutex, time::Instant};
 use zbus::Connection;
 
-use crate::api::Web;
+use crate::{access::Access, api::Web};
 
 /// How long one service may take.
 const PEER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -187,7 +188,7 @@ impl Errors {
 #[derive(Clone)]
 pub struct Cache {
     web: Arc<Web>,
-    latest: Arc<Mutex<Option<(Instant, String)>>>,
+    latest: Arc<Mutex<Option<(Instant, Bytes)>>>,
 }
 
 impl Cache {
@@ -196,9 +197,15 @@ impl Cache {
         Self { web, latest: Arc::default() }
     }
 
+    /// Who may ask, and under which name.
+    pub fn access(&self) -> Access {
+        self.web.access()
+    }
+
     /// The answer as JSON, at most a second old. Those who ask while it is gathered wait for it
-    /// instead of asking the services again.
-    pub async fn json(&self) -> String {
+    /// instead of asking the services again, and all have the same bytes: who reads slowly on many
+    /// streams does not take the memory of as many answers.
+    pub async fn json(&self) -> Bytes {
         let mut latest = self.latest.lock().await;
         if let Some((at, json)) = &*latest
             && at.elapsed() < FRESH
@@ -211,6 +218,7 @@ impl Cache {
                 tracing::error!(%error, "status");
                 "{}".to_owned()
             });
+        let json = Bytes::from(json);
         *latest = Some((Instant::now(), json.clone()));
         json
     }

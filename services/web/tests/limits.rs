@@ -113,6 +113,19 @@ async fn connections_are_counted() -> Result<()> {
     Ok(())
 }
 
+/// Many clients that read slowly cost the memory of one answer.
+#[tokio::test]
+async fn an_answer_is_there_once_however_many_read_it() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let store = identity::Store::new(folder.path().to_owned());
+    let web = Arc::new(Web::new(store, WebPart::of(&Document::default()))?);
+    let cache = status::Cache::new(web);
+    let (first, second) = tokio::join!(cache.json(), cache.json());
+    assert!(first.starts_with(b"{"));
+    assert_eq!(first.as_ptr(), second.as_ptr());
+    Ok(())
+}
+
 #[test]
 fn certificates_are_renewed_in_time() {
     let names = ["gate.lan".to_owned()];

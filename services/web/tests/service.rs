@@ -21,7 +21,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use common::{connect, request};
+use common::{connect, request, request_to};
 use portcullis_bus::{
     config::Config1, connect_at, dhcp::Dhcp1, dns::Dns1, firewall::Firewall1, init::Init1,
     network::Network1, web::WebBusProxy,
@@ -166,6 +166,12 @@ async fn the_page_is_served_with_strict_headers() -> Result<()> {
     let (head, page) = request(lab.address, "h2", "GET", "/", &[]).await?;
     assert_eq!(head.status(), 200);
     assert!(page.contains("<title>Portcullis</title>"));
+    // Without JavaScript there is a sentence, and nothing that waits for ever.
+    assert!(page.contains("<noscript>"));
+    for part in ["id=\"health\"", "id=\"parts\""] {
+        let tag = page.split('<').find(|tag| tag.contains(part)).unwrap();
+        assert!(tag.split('>').next().unwrap().ends_with(" hidden"), "{tag}");
+    }
     for inline in ["<style", "style=", "onclick", "onload", "http://", "//cdn"] {
         assert!(!page.contains(inline), "{inline}");
     }
@@ -196,6 +202,37 @@ async fn the_page_is_served_with_strict_headers() -> Result<()> {
         assert_eq!((head.status().as_u16(), body.as_str()), (304, ""));
         let (head, body) = request(lab.address, "http/1.1", "HEAD", path, &[]).await?;
         assert_eq!((head.status().as_u16(), body.as_str()), (200, ""));
+    }
+    Ok(())
+}
+
+/// A page in the internet whose name leads here all of a sudden (DNS rebinding) learns nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_router_answers_to_its_own_names() -> Result<()> {
+    let lab = Lab::new()?;
+    let _process = lab.start().await?;
+    for alpn in ["http/1.1", "h2"] {
+        for name in
+            ["portcullis.lan", "PORTCULLIS.lan:443", "portcullis", "192.168.77.1", "localhost:8443"]
+        {
+            let (head, _) = request_to(name, lab.address, alpn, "GET", "/", &[]).await?;
+            assert_eq!(head.status(), 200, "{alpn} {name}");
+        }
+        for path in ["/", "/api/v1/status", "/nothing"] {
+            let (head, body) =
+                request_to("rebound.example", lab.address, alpn, "GET", path, &[]).await?;
+            assert_eq!(head.status(), 421, "{alpn} {path}");
+            assert!(head.headers().contains_key("content-security-policy"));
+            assert!(body.contains("portcullis.lan"), "{body}");
+            assert!(!body.contains("kernel"), "{body}");
+        }
+    }
+    // Another name at once, with the part that has it.
+    let document = Document::parse("[system]\nhostname = \"gate\"\n")?;
+    lab.bus().await?.apply(serde_json::to_string(&WebPart::of(&document))?).await?;
+    for (name, status) in [("gate.lan", 200), ("portcullis.lan", 421)] {
+        let (head, _) = request_to(name, lab.address, "h2", "GET", "/", &[]).await?;
+        assert_eq!(head.status(), status, "{name}");
     }
     Ok(())
 }

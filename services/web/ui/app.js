@@ -6,6 +6,7 @@ const PERIOD_MS = 5000;
 const ANSWER_TIMEOUT_MS = 8000;
 
 let lastAnswer = null;
+let version = null;
 
 // --- small helpers -------------------------------------------------------------------------
 
@@ -66,19 +67,21 @@ function facts(rows) {
 
 // columns: [heading, row => node or text, row => whether a phone leaves it out]; the first one leads
 // the row on a phone.
+// The roles are said again: laid out as blocks, as on a phone, a table is none for a screen reader.
 function table(columns, rows) {
-  const head = element("tr");
-  for (const [heading] of columns) head.append(element("th", { scope: "col" }, heading));
-  const body = element("tbody");
+  const head = element("tr", { role: "row" });
+  for (const [heading] of columns) head.append(element("th", { scope: "col", role: "columnheader" }, heading));
+  const body = element("tbody", { role: "rowgroup" });
   for (const row of rows) {
-    const line = element("tr");
+    const line = element("tr", { role: "row" });
     columns.forEach(([heading, cell, minor], index) => {
       const kind = index === 0 ? "lead-cell" : minor && minor(row) ? "minor" : "";
-      line.append(element("td", { label: heading, class: kind }, cell(row)));
+      line.append(element("td", { label: heading, class: kind, role: "cell" }, cell(row)));
     });
     body.append(line);
   }
-  return element("div", { class: "scroll" }, element("table", null, element("thead", null, head), body));
+  return element("div", { class: "scroll" },
+    element("table", { role: "table" }, element("thead", { role: "rowgroup" }, head), body));
 }
 
 function meter(label, used, total) {
@@ -166,7 +169,7 @@ function showNetworks(status) {
   const networks = status.interfaces.filter((i) => !dynamic.has(i.name));
   if (!networks.length) return show("networks", missing("No network is set up."));
   show("networks", ...networks.flatMap((i) => {
-    const ports = i.ports.map((port) => state(port.carrier ? "good" : "", port.device));
+    const ports = i.ports.map((port) => state(port.carrier ? "good" : "", port.device + (port.carrier ? "" : " (no cable)")));
     return [
       element("p", { class: "lead" }, state(i.carrier ? "good" : "warn", i.name + (i.carrier ? "" : ": nothing plugged in"))),
       facts([
@@ -220,7 +223,8 @@ function showTraffic(status) {
       ["Not answered", number(dns.failed)],
       ["DNS servers", dns.upstreams.length
         ? element("span", null, ...dns.upstreams.flatMap((upstream) => [
-          state(upstream.healthy ? "good" : "bad", upstream.address + (upstream.rtt_ms === null ? "" : ", " + upstream.rtt_ms + " ms")),
+          state(upstream.healthy ? "good" : "bad", upstream.address + (!upstream.healthy ? ", does not answer"
+            : upstream.rtt_ms === null ? "" : ", " + upstream.rtt_ms + " ms")),
           element("br"),
         ]))
         : "none known yet"],
@@ -314,11 +318,15 @@ async function refresh() {
     });
     if (!answer.ok) throw new Error("It answers with error " + answer.status + ".");
     const status = await answer.json();
+    // Another release of the router has another page.
+    if (version !== null && version !== status.version) return location.reload();
+    version = status.version;
     lastAnswer = new Date();
     byId("unreachable").hidden = true;
     document.body.classList.remove("stale");
     byId("updated").textContent = "as of " + lastAnswer.toLocaleTimeString();
     showAll(status);
+    byId("parts").hidden = false;
   } catch (error) {
     const known = error instanceof Error && error.message.startsWith("It answers");
     showUnreachable(known ? error.message : "It may be starting anew, or this device has lost its connection to it.");
@@ -326,14 +334,17 @@ async function refresh() {
 }
 
 async function refreshForever() {
+  let wake = () => {};
+  document.addEventListener("visibilitychange", () => wake());
   for (;;) {
     // A hidden page asks nothing.
     if (!document.hidden) await refresh();
-    await new Promise((wake) => {
-      const timer = setTimeout(wake, PERIOD_MS);
-      document.addEventListener("visibilitychange", () => { clearTimeout(timer); wake(); }, { once: true });
+    await new Promise((resolve) => {
+      const timer = setTimeout(resolve, PERIOD_MS);
+      wake = () => { clearTimeout(timer); resolve(); };
     });
   }
 }
 
+byId("health").hidden = false;
 refreshForever();

@@ -92,15 +92,27 @@ pub async fn request(
     path: &str,
     headers: &[(&str, &str)],
 ) -> Result<(Response<()>, String)> {
+    request_to("portcullis.lan", address, alpn, method, path, headers).await
+}
+
+/// The same for a router of this name.
+pub async fn request_to(
+    name: &str,
+    address: SocketAddr,
+    alpn: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Result<(Response<()>, String)> {
     let (stream, _) = connect(address, Some(alpn)).await?;
     let negotiated = stream.get_ref().1.alpn_protocol().context("no ALPN")?;
     anyhow::ensure!(negotiated == alpn.as_bytes(), "{negotiated:?}");
     let io = TokioIo::new(stream);
     let uri = match alpn {
-        "h2" => format!("https://portcullis.lan{path}"),
+        "h2" => format!("https://{name}{path}"),
         _ => path.to_owned(),
     };
-    let mut request = Request::builder().method(method).uri(uri).header("host", "portcullis.lan");
+    let mut request = Request::builder().method(method).uri(uri).header("host", name);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
