@@ -445,6 +445,15 @@ mod tests {
         assert_eq!(names.collect::<Vec<_>>(), ["config", "console"]);
     }
 
+    /// A service that was taken over, above all the page, is no way into the networks behind it.
+    #[test]
+    fn only_who_calls_out_makes_internet_sockets() {
+        let manifests = built_in().map_err(messages).unwrap();
+        let calls_out = |m: &&Manifest| m.system_calls.contains(&SystemCallSet::Network);
+        let names = manifests.iter().filter(calls_out).map(|m| m.name.as_str());
+        assert_eq!(names.collect::<Vec<_>>(), ["dns", "firewall", "network"]);
+    }
+
     #[test]
     fn every_file_is_compiled_in() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/services");
