@@ -15,6 +15,9 @@ use crate::{Document, VERSION, validate::shortened};
 
 /// Errors of form that are told at most.
 const MOST_ERRORS: usize = 20;
+/// Bytes that are read again for further errors, all times together: of a long document fewer are told,
+/// so that the answer comes in a second or two.
+const READ_AGAIN: usize = 32 * 1024 * 1024;
 
 /// Why a text is not a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,7 +149,8 @@ fn errors(text: &str, most: usize) -> Vec<ParseError> {
     let mut rest = whole.clone();
     // Paths of what was taken out: that it is missing then is no error of the author.
     let mut taken: Vec<String> = Vec::new();
-    for _ in 0..2 * MOST_ERRORS {
+    let times = (READ_AGAIN / text.len().max(1)).clamp(1, 2 * MOST_ERRORS);
+    for _ in 0..times {
         let DeValue::Table(table) = rest.clone() else { break };
         let reader = Deserializer::from(Spanned::new(span.clone(), table));
         let Err(error) = serde_path_to_error::deserialize::<_, Document>(reader) else { break };

@@ -129,6 +129,9 @@ from = ["lan", 5]
 fn errors_are_told_up_to_a_number_and_a_length() {
     let many: String = (0..500).map(|n| format!("field_{n} = 1\n")).collect();
     assert_eq!(errors(&many).len(), 20);
+    // Reading a long document again takes its time.
+    let padded = many + &"# padding\n".repeat(400_000);
+    assert!((2..12).contains(&errors(&padded).len()));
     let long = "x".repeat(100_000);
     for text in [format!("{long} = 1"), format!("[system]\nhostname = \"{long}\"")] {
         let told = errors(&text);
