@@ -168,6 +168,9 @@ pub struct Client {
     lease: Option<Lease>,
     /// The address to ask for.
     wish: Option<Ipv4Addr>,
+    /// Whether its lease ran out: a server that does not know it any more would be silent if asked for
+    /// it as for one of ours (RFC 2131 section 4.3.2), so it is only named in the discover.
+    wish_is_old: bool,
     /// When the client began to look for a lease.
     began: Time,
     /// Refusals (DHCPNAK) since the last lease, for the back-off from a server that offers what it
@@ -181,7 +184,16 @@ impl Client {
         let wish = remembered.as_ref().map(|r| r.lease.grant.address.addr());
         let lease = remembered.filter(|r| r.in_use).map(|r| r.lease);
         let random = fastrand::Rng::with_seed(seed);
-        Self { identity, random, state: State::NoLink, lease, wish, began: Time::ZERO, refusals: 0 }
+        Self {
+            identity,
+            random,
+            state: State::NoLink,
+            lease,
+            wish,
+            wish_is_old: false,
+            began: Time::ZERO,
+            refusals: 0,
+        }
     }
 
     /// The lease whose address is in use.
@@ -193,7 +205,7 @@ impl Client {
     /// remembered address, and probing is the end of `requesting`.
     pub fn state(&self) -> &'static str {
         match self.state {
-            State::NoLink if self.wish.is_some() => "init-reboot",
+            State::NoLink if self.wish.is_some() && !self.wish_is_old => "init-reboot",
             State::NoLink | State::Init { .. } => "init",
             State::Selecting(_) => "selecting",
             State::Requesting(..) | State::Probing { .. } => "requesting",
@@ -261,6 +273,7 @@ impl Client {
     fn expire(&mut self, now: Time, out: &mut Vec<Output>) {
         if self.lease.as_ref().is_some_and(|lease| lease.expired(now)) {
             self.lease = None;
+            self.wish_is_old = true;
             out.push(Output::Lost(Loss::Expired));
             if matches!(self.state, State::Bound | State::Renewing(_) | State::Rebinding(_)) {
                 self.state = State::Init { until: now };
@@ -272,7 +285,7 @@ impl Client {
     /// The link is there: ask for the address that we had, or for any.
     fn begin(&mut self, now: Time, out: &mut Vec<Output>) {
         self.began = now;
-        match self.wish {
+        match self.wish.filter(|_| !self.wish_is_old) {
             Some(address) => {
                 let mut exchange = self.exchange(now);
                 self.send_request(now, &mut exchange, Ask::Address { address, server: None }, out);
@@ -451,6 +464,7 @@ impl Client {
     fn bind(&mut self, lease: Lease, out: &mut Vec<Output>) {
         self.refusals = 0;
         self.wish = Some(lease.grant.address.addr());
+        self.wish_is_old = false;
         self.lease = Some(lease.clone());
         self.state = State::Bound;
         out.push(Output::Bound(lease));

@@ -314,7 +314,22 @@ fn a_cable_pulled_for_long_ends_the_lease_in_time() {
     world.input(Input::LinkDown);
     world.wait();
     assert_eq!(world.losses(), ["the lease ran out"]);
-    assert_eq!(world.client.deadline(), None);
+    assert_eq!((world.client.deadline(), world.client.state()), (None, "init"));
+    // A server that has forgotten it need not answer a request for it.
+    world.input(Input::LinkUp);
+    world.wait();
+    assert_eq!(
+        (kind(&world.last()), requested(&world.last())),
+        (MessageType::Discover, Some(ADDRESS))
+    );
+    world.answer(MessageType::Offer, |_| ());
+    world.answer(MessageType::Ack, |_| ());
+    while world.client.state() != "bound" {
+        world.wait();
+    }
+    // What is in force again is asked for again.
+    world.input(Input::LinkDown);
+    assert_eq!(world.client.state(), "init-reboot");
 }
 
 #[test]
