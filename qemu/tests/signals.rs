@@ -5,6 +5,7 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -58,9 +59,16 @@ fn a_signal_takes_everything_along() -> Result<()> {
         for place in &places[..3] {
             assert!(!place.exists(), "{signal:?} left {}", place.display());
         }
-        // What was killed may still wait for somebody to ask how it ended.
-        let status = std::fs::read_to_string(places[3].join("stat")).unwrap_or_default();
-        assert!(status.is_empty() || status.contains(") Z "), "{signal:?} left {status}");
+        // Killed is not yet gone, and gone it may wait for somebody to ask how it ended.
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            let status = std::fs::read_to_string(places[3].join("stat")).unwrap_or_default();
+            if status.is_empty() || status.contains(") Z ") {
+                break;
+            }
+            assert!(Instant::now() < end, "{signal:?} left {status}");
+            thread::sleep(Duration::from_millis(10));
+        }
     }
     Ok(())
 }

@@ -37,8 +37,11 @@ pub fn remove_leftovers() {
     remove(is_gone);
 }
 
-/// Removes the namespaces of this process, for one that is about to end without dropping them.
+/// Kills the children of this process and removes its namespaces, for one that is about to end
+/// without dropping them.
 pub fn remove_own() {
+    // First: one that has just been started is in no namespace yet.
+    kill_children();
     remove(|owner| owner == std::process::id());
 }
 
@@ -66,9 +69,30 @@ fn kill_all_in(name: &str) {
     let pids = Command::new("ip").args(["netns", "pids", name]).output();
     let pids = pids.map(|output| output.stdout).unwrap_or_default();
     for pid in String::from_utf8_lossy(&pids).lines().filter_map(|pid| pid.trim().parse().ok()) {
-        if let Some(pid) = Pid::from_raw(pid).filter(|pid| *pid != rustix::process::getpid()) {
-            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        kill(pid);
+    }
+}
+
+fn kill_children() {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    for pid in pids {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        if parent(&stat) == Some(std::process::id()) {
+            kill(pid);
         }
+    }
+}
+
+/// The parent in a line of `/proc/PID/stat` (proc_pid_stat(5)); a name may hold anything.
+fn parent(stat: &str) -> Option<u32> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn kill(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid).filter(|pid| *pid != rustix::process::getpid()) {
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
     }
 }
 
@@ -83,5 +107,13 @@ mod tests {
         for other in ["", "pc-", "pc-a-1", "pc-a-b-1", "pc-a-1-b", "blue", "xpc-a-1-2"] {
             assert_eq!(owner(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn the_kernel_tells_the_parent() {
+        assert_eq!(parent("12 (a) 3 (b) S 34 5 6"), Some(34));
+        let own = std::fs::read_to_string("/proc/self/stat").unwrap();
+        assert_eq!(parent(&own), Some(std::os::unix::process::parent_id()));
+        assert_eq!(parent(""), None);
     }
 }
