@@ -107,7 +107,7 @@ pub struct CaptureRequest {
 /// Which flows to show; what is empty or 0 does not matter.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, Type)]
 pub struct FlowQuery {
-    /// Most flows to return.
+    /// Most flows to return; more than 65,536 never are.
     pub limit: u32,
     /// Address or prefix of either family, of either end, before or after translation.
     pub host: String,

@@ -27,11 +27,17 @@ pub fn key(record: &FlowRecord) -> Option<SourceKey> {
     Some(SourceKey { rule: record.rule.into(), source })
 }
 
-/// Flows of each source under each rule.
-fn count<'a>(flows: impl Iterator<Item = &'a FlowRecord>) -> BTreeMap<SourceKey, u32> {
-    let mut counts = BTreeMap::new();
-    for key in flows.filter_map(key) {
-        *counts.entry(key).or_default() += 1;
+/// Flows of these sources under these rules. Others are not counted: a flood of made-up sources may
+/// have a flow for each, but the datapath counts for no more of them than its table has room for.
+fn count<'a>(
+    keys: impl Iterator<Item = &'a SourceKey>,
+    flows: impl Iterator<Item = FlowRecord>,
+) -> BTreeMap<SourceKey, u32> {
+    let mut counts: BTreeMap<SourceKey, u32> = keys.map(|key| (*key, 0)).collect();
+    for key in flows.filter_map(|record| key(&record)) {
+        if let Some(count) = counts.get_mut(&key) {
+            *count += 1;
+        }
     }
     counts
 }
@@ -46,9 +52,7 @@ pub fn recount(maps: &mut Maps) -> Result<()> {
     let mut connections: HashMap<MapData, SourceKey, u32> = maps.map(map::CONNECTIONS)?;
     let before: BTreeMap<SourceKey, u32> =
         connections.iter().collect::<std::result::Result<_, _>>().map_err(failed)?;
-    let records: Vec<FlowRecord> =
-        maps.flows().flows().map(|(_, record)| record).filter(|r| r.flags & LIMITED != 0).collect();
-    let counted = count(records.iter());
+    let counted = count(before.keys(), maps.flows().flows().map(|(_, record)| record));
     for (key, known) in before {
         let right = counted.get(&key).copied().unwrap_or(0);
         if known == right {
@@ -90,7 +94,11 @@ mod tests {
         let mut six = FlowRecord { rule: 3, flags: LIMITED | IPV6, ..FlowRecord::default() };
         six.set_ends6(&FlowKey6 { source: [1, 2, 3, 4], ..FlowKey6::default() });
         assert_eq!(key(&six), Some(SourceKey { rule: 3, source: [1, 2, 3, 4] }));
-        let counts = count([&four, &six, &four, &FlowRecord::default()].into_iter());
-        assert_eq!(counts.into_values().collect::<Vec<_>>().iter().sum::<u32>(), 3);
+        let keys = [&four, &six].map(|record| key(record).unwrap_or_default());
+        let unknown = FlowRecord { rule: 4, ..four };
+        let counts =
+            count(keys.iter(), [four, six, four, FlowRecord::default(), unknown].into_iter());
+        assert_eq!(keys.map(|key| counts.get(&key).copied()), [Some(2), Some(1)]);
+        assert_eq!(counts.len(), 2, "nothing is kept of what nobody asks for");
     }
 }

@@ -144,14 +144,20 @@ impl Engine {
     /// # Errors
     /// What the kernel says; all stays as it was then.
     pub fn apply(&mut self, part: FirewallPart) -> Result<bool> {
-        (self.next, self.failure) = (None, None);
+        self.failure = None;
+        let next = self.next.take();
         if part.firewall.datapath == self.datapath.kind() {
+            if let Some(next) = next {
+                self.give_up(next);
+            }
             let changed = self.datapath.apply(part)?;
             self.tidy_up();
             return Ok(changed);
         }
         match part.firewall.datapath {
             Kind::Ebpf => {
+                // Its maps are used again.
+                drop(next);
                 let mut next = Firewall::begin(self.pins.clone(), part, None, self.news.clone())?;
                 if self.patient {
                     next.wait()?;
@@ -188,9 +194,13 @@ impl Engine {
             Datapath::Ebpf(firewall) => firewall.advance()?,
             Datapath::Nftables(_) => false,
         };
-        if let Some(error) = self.next.as_ref().and_then(|next| next.refused()) {
-            tracing::error!(%error, "the datapath stays as it is");
-            (self.next, self.failure) = (None, Some(error.into()));
+        if let Some(next) = self.next.take_if(|next| next.refused().is_some()) {
+            let refused = next.refused();
+            self.give_up(next);
+            self.failure = refused.map(EngineError::from);
+            if let Some(error) = &self.failure {
+                tracing::error!(%error, "the datapath stays as it is");
+            }
         }
         if let Some(next) = self.next.take_if(|next| next.is_complete()) {
             changed |= self.change_to_ebpf(next)?;
@@ -200,16 +210,28 @@ impl Engine {
     }
 
     fn change_to_ebpf(&mut self, mut next: Box<Firewall>) -> Result<bool> {
-        if let Some(interfaces) = &self.interfaces
-            && let Err(error) = next.set_interfaces(interfaces.clone())
-        {
+        let refused = match &self.interfaces {
+            Some(interfaces) => {
+                next.set_interfaces(interfaces.clone()).err().or_else(|| next.take_unwritten())
+            }
+            None => None,
+        };
+        if let Some(error) = refused {
             // Of what was attached before it failed nothing may stay.
-            drop(next);
-            remove_programs(&self.pins);
+            self.give_up(next);
             self.failure = Some(error.into());
             return Ok(false);
         }
         Ok(self.change_to(Datapath::Ebpf(next)))
+    }
+
+    /// Gives up what was to take the place of nftables, with its maps: they may be large.
+    fn give_up(&self, next: Box<Firewall>) {
+        drop(next);
+        // What an earlier run has attached goes later: [`Self::tidy_up`].
+        if !self.leftover {
+            remove_programs(&self.pins);
+        }
     }
 
     /// Which datapath it is.
@@ -477,13 +499,13 @@ impl Engine {
         }
     }
 
-    /// Copies no more packets.
+    /// Copies no more packets for this capture ([`Running::session`]); nothing if another one runs.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn end_capture(&mut self) -> Result<()> {
+    pub fn end_capture(&mut self, session: u32) -> Result<()> {
         match &mut self.datapath {
-            Datapath::Ebpf(firewall) => Ok(firewall.end_capture()?),
+            Datapath::Ebpf(firewall) => Ok(firewall.end_capture(session)?),
             Datapath::Nftables(_) => Ok(()),
         }
     }

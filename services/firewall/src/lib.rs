@@ -14,6 +14,7 @@
 //! the one of the two that is in force; `shell` is bus and timers.
 
 pub mod ageing;
+mod causes;
 pub mod compile;
 pub mod connections;
 pub mod datapath;

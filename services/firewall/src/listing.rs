@@ -23,6 +23,10 @@ use crate::{
     purge::{bytes6, touches},
 };
 
+/// Most flows that are shown at once. Each takes a few hundred bytes here and on the bus, and who asks
+/// may be a service that faces the network.
+pub const MOST_SHOWN: usize = 1 << 16;
+
 /// Which flows to show.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
@@ -112,7 +116,8 @@ pub fn protocol_name(protocol: u8) -> String {
     }
 }
 
-/// The most recently active flows of those that fit, and how many flows there are in all.
+/// The most recently active flows of those that fit, at most [`MOST_SHOWN`], and how many flows there
+/// are in all.
 pub fn newest(
     table: &FlowTable,
     zones: &[Zone],
@@ -121,6 +126,7 @@ pub fn newest(
     limit: usize,
     now: u32,
 ) -> (u64, Vec<Shown>) {
+    let limit = limit.min(MOST_SHOWN);
     let mut total = 0;
     // Of the candidates the oldest is on top, to be replaced.
     let mut newest: BinaryHeap<Reverse<(u32, u32)>> = BinaryHeap::new();
@@ -238,5 +244,25 @@ fn show(record: &FlowRecord, zones: &BTreeMap<u8, String>, timeouts: &Timeouts, 
         bytes_in,
         idle_s: ageing::seconds_since(record.last_seen, now),
         timeout_s: ageing::timeout_s(ends.protocol, state, timeouts),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::scratch::{Scratch, tcp};
+
+    #[test]
+    fn no_more_is_shown_at_once_than_memory_is_for() {
+        let most = MOST_SHOWN as u32;
+        let mut scratch = Scratch::new(most + 100);
+        for number in 0..most + 100 {
+            let record = FlowRecord { last_seen: number, ..tcp(number) };
+            assert!(scratch.table.adopt(&record, None));
+        }
+        let (timeouts, filter) = (Timeouts::default(), Filter::default());
+        let (total, shown) =
+            newest(&scratch.table, &[], &timeouts, &filter, u32::MAX as usize, most + 100);
+        assert_eq!((total, shown.len()), (u64::from(most) + 100, MOST_SHOWN));
     }
 }

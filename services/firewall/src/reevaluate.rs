@@ -11,7 +11,7 @@ use portcullis_datapath_abi::{
 };
 use portcullis_model::{
     Action, Firewall, RouterService,
-    firewall::{ForwardProtocol, PortForward},
+    firewall::{AddressRanges, ForwardProtocol, PortForward, Sets},
 };
 use portcullis_policy::{Packet, Resolved, evaluate};
 
@@ -19,19 +19,34 @@ use crate::purge::bytes6;
 
 /// What decides about a flow.
 pub struct Judge<'a> {
-    /// The rules.
-    pub resolved: &'a Resolved,
-    /// Port forwards, services of zones.
-    pub firewall: &'a Firewall,
-    /// Name of a zone.
-    pub zone_name: &'a dyn Fn(u8) -> Option<String>,
+    resolved: &'a Resolved,
+    firewall: &'a Firewall,
+    zone_name: &'a dyn Fn(u8) -> Option<String>,
+    /// Port forwards that are in force, with the sources that may use them, if not all may.
+    forwards: Vec<(&'a PortForward, Option<AddressRanges>)>,
 }
 
 // Types of the ICMP messages that open a flow.
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REQUEST_V6: u8 = 128;
 
-impl Judge<'_> {
+impl<'a> Judge<'a> {
+    /// With these rules, and the port forwards and services of zones of this configuration; `zone_name`
+    /// knows the zones' ids.
+    pub fn new(
+        resolved: &'a Resolved,
+        firewall: &'a Firewall,
+        zone_name: &'a dyn Fn(u8) -> Option<String>,
+    ) -> Self {
+        let sets = Sets::of(firewall);
+        let enabled = firewall.port_forwards.iter().filter(|forward| forward.enabled);
+        let forwards = enabled.map(|forward| {
+            let restricted = !forward.sources.is_empty();
+            (forward, restricted.then(|| sets.addresses(&forward.sources)))
+        });
+        Self { resolved, firewall, zone_name, forwards: forwards.collect() }
+    }
+
     /// Whether the policy would let the flow in now. Limits are not asked: they are about new flows.
     pub fn allows(&self, record: &FlowRecord) -> bool {
         if record.flags & FROM_ROUTER != 0 {
@@ -54,14 +69,18 @@ impl Judge<'_> {
         decision.action == Action::Allow || packet.to == ROUTER && self.serves(packet)
     }
 
-    /// Whether a port forward leads from what the initiator addressed to where the flow goes.
+    /// Whether a port forward leads from what the initiator addressed to where the flow goes, and
+    /// lets the initiator in: from its own zone, or back into the zone of the host.
     fn is_forwarded(&self, outside: &Outside, packet: &Packet) -> bool {
-        let leads = |forward: &PortForward| {
+        let from = (self.zone_name)(packet.from);
+        let leads = |(forward, sources): &(&PortForward, Option<AddressRanges>)| {
             let protocol = match forward.protocol {
                 ForwardProtocol::Tcp => packet.protocol == TCP,
                 ForwardProtocol::Udp => packet.protocol == UDP,
                 ForwardProtocol::Both => packet.protocol == TCP || packet.protocol == UDP,
             };
+            let invited = from.as_deref() == Some(forward.zone.as_str())
+                || forward.hairpin && packet.from == packet.to;
             let addressed = forward.addresses.is_empty()
                 || forward.addresses.iter().any(|address| IpAddr::V4(*address) == outside.address);
             let range = forward.ports.iter().find(|range| range.contains(outside.port));
@@ -71,13 +90,14 @@ impl Judge<'_> {
                 });
                 inside == packet.destination_port
             });
-            forward.enabled
-                && protocol
+            protocol
+                && invited
+                && sources.as_ref().is_none_or(|sources| sources.contains(packet.source))
                 && addressed
                 && arrives
                 && IpAddr::V4(forward.to) == packet.destination
         };
-        self.firewall.port_forwards.iter().any(leads)
+        self.forwards.iter().any(leads)
     }
 
     fn serves(&self, packet: &Packet) -> bool {
@@ -165,7 +185,7 @@ mod tests {
         flow::{Ends4, TO_ROUTER},
         from_address,
     };
-    use portcullis_model::{Document, part::FirewallPart};
+    use portcullis_model::{Document, firewall::AddressMatch, part::FirewallPart};
     use portcullis_policy::{Surroundings, resolve};
 
     use super::*;
@@ -192,8 +212,7 @@ mod tests {
             WAN => Some("wan".to_owned()),
             _ => None,
         };
-        Judge { resolved: &resolved, firewall: &part.firewall, zone_name: &zone_name }
-            .allows(record)
+        Judge::new(&resolved, &part.firewall, &zone_name).allows(record)
     }
 
     fn flow(protocol: u8, from: u8, to: u8, destination: Ipv4Addr, ports: [u16; 2]) -> FlowRecord {
@@ -275,11 +294,48 @@ mod tests {
         );
         assert!(allows(&with, &forwarded));
         assert!(!allows(&part(""), &forwarded));
+        let changed = |change: fn(&mut PortForward)| {
+            let mut other = with.clone();
+            other.firewall.port_forwards.iter_mut().for_each(change);
+            other
+        };
+        // The flow comes from 192.168.77.5.
+        for (sources, allowed) in [("@others", false), ("192.168.77.0/29", true)] {
+            let mut limited = part("[firewall.addresses.others]\nmembers = [\"192.168.77.6\"]\n");
+            limited.firewall.port_forwards = with.firewall.port_forwards.clone();
+            for forward in &mut limited.firewall.port_forwards {
+                forward.sources = sources.parse::<AddressMatch>().into_iter().collect();
+            }
+            assert_eq!(allows(&limited, &forwarded), allowed, "{sources}");
+        }
+        let of_lan = changed(|forward| {
+            forward.zone = "lan".to_owned().try_into().unwrap_or_else(|_| panic!());
+        });
+        assert!(!allows(&of_lan, &forwarded), "it is another zone's");
+        assert!(!allows(&changed(|forward| forward.enabled = false), &forwarded));
         let mut other = with.clone();
         for forward in &mut other.firewall.port_forwards {
             forward.to_port = Some(100);
         }
         assert!(!allows(&other, &forwarded));
+    }
+
+    #[test]
+    fn hosts_of_the_same_zone_come_by_a_port_forward_only_if_it_lets_them() {
+        let inside = Ipv4Addr::new(192, 168, 77, 9);
+        let mut forwarded = flow(TCP, LAN, LAN, inside, [50_000, 8080]);
+        let mut ends = forwarded.ends4();
+        let [forward, _] = &mut ends.keys;
+        forward.destination = from_address(Ipv4Addr::new(198, 51, 100, 2));
+        forwarded.set_ends4(&ends);
+        let with = |hairpin: bool| {
+            part(&format!(
+                "[[firewall.port_forwards]]\nname = \"web\"\nzone = \"wan\"\nprotocol = \"tcp\"\n\
+                 ports = [8080]\nto = \"192.168.77.9\"\nhairpin = {hairpin}\n"
+            ))
+        };
+        assert!(allows(&with(true), &forwarded));
+        assert!(!allows(&with(false), &forwarded));
     }
 
     #[test]

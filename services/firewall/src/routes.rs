@@ -12,8 +12,8 @@ use nix::sys::socket::{
 use tokio::io::unix::AsyncFd;
 
 /// linux/rtnetlink.h: RTMGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR,
-/// _IPV6_ROUTE.
-const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400;
+/// _IPV6_ROUTE; and RTNLGRP_IPV6_RULE, which is 19.
+const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << (19 - 1);
 
 /// A subscription to the kernel's notifications.
 pub struct Routes {
@@ -59,6 +59,38 @@ impl Routes {
             if seen {
                 return Ok(());
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use portcullis_netns::Namespace;
+
+    use super::*;
+
+    /// Needs root and iproute2.
+    #[test]
+    fn a_change_of_either_family_is_heard() {
+        let namespace = Namespace::new("routes").unwrap_or_else(|error| panic!("{error}"));
+        for change in [
+            "ip rule add from 192.0.2.1 table 7",
+            "ip -6 rule add from 2001:db8::1 table 7",
+            "ip route add blackhole 192.0.2.0/24",
+            "ip -6 route add blackhole 2001:db8::/32",
+        ] {
+            let heard = namespace.enter(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(async {
+                    let routes = Routes::watch()?;
+                    namespace.run(change)?;
+                    let heard = tokio::time::timeout(Duration::from_secs(10), routes.changed());
+                    Ok(heard.await??)
+                })
+            });
+            assert!(heard.is_ok(), "{change}: {heard:?}");
         }
     }
 }

@@ -4,6 +4,8 @@
 
 mod replacement;
 mod telling;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -18,25 +20,27 @@ use portcullis_bus::{
 };
 use portcullis_datapath_abi::{Counter, FlowRecord, guard::BLOCKED};
 use portcullis_model::{Label, firewall::Hook as Wish, part::FirewallPart};
-use portcullis_policy::{compile::name_hash, schedule};
+use portcullis_policy::{compile::name_hash, schedule::Steady};
 use portcullis_runtime::unix_now_s;
 use tokio::sync::Notify;
 
 use crate::{
     ageing::Pressure,
+    causes::with_causes,
     compile::{Desired, Standing, compile},
     connections,
-    datapath::{Datapath, DatapathError, Hook, Milestone, Result, Tap},
+    datapath::{Datapath, DatapathError, Hook, Milestone, Result},
     guard::{self, DesiredGuard},
     install::{self, InForce, guard::InstalledGuard, install},
     listing::{self, Filter},
-    purge::{ends, touches},
+    purge::{Gone, ends, touches},
     reevaluate::Judge,
     sweep::{Ended, Sweeper, Swept, Terms, now_ticks},
     telemetry::{Telemetry, events::LogNames},
 };
 
 use replacement::Replacement;
+use telling::Capture;
 
 /// The firewall.
 pub struct Firewall {
@@ -53,6 +57,8 @@ pub struct Firewall {
     problems: Vec<String>,
     /// Something could not be attached.
     incomplete: bool,
+    /// Why the maps are not what they should be.
+    unwritten: Option<DatapathError>,
     /// Programs must be loaded before it goes on.
     waiting: bool,
     /// What was compiled to know how large the tables must be: it need not be done again.
@@ -60,15 +66,15 @@ pub struct Firewall {
     replacement: Replacement,
     /// What was loaded, and whether a program was refused, when it was last told.
     reached: ([bool; 2], bool),
-    /// When a schedule begins or ends next, seconds since 1970.
-    boundary: Option<u64>,
+    /// How long the schedules say the same.
+    steady: Steady,
     sweeper: Sweeper,
     swept: Swept,
     pressure: Pressure,
+    /// Flows that had found no room when that was last asked.
     refused: u64,
     telemetry: Telemetry,
-    /// Packets are copied.
-    tap: Option<Tap>,
+    capture: Option<Capture>,
 }
 
 impl Firewall {
@@ -126,6 +132,8 @@ impl Firewall {
             None => Datapath::begin(&pins, sizes, news.clone())?,
         };
         datapath.take_over()?;
+        // The counter outlives the processes of this service.
+        let refused = datapath.maps().counter(Counter::DropFull)?.packets;
         let telemetry = Telemetry::new(&part.firewall, LogNames::default());
         Ok(Self {
             pins,
@@ -138,17 +146,18 @@ impl Firewall {
             guarded: InstalledGuard::default(),
             problems: Vec::new(),
             incomplete: false,
+            unwritten: None,
             waiting: false,
             prepared: None,
             replacement: Replacement::new(news),
             reached: Default::default(),
-            boundary: None,
+            steady: Steady::default(),
             sweeper: Sweeper::default(),
             swept: Swept::default(),
             pressure: Pressure::NONE,
-            refused: 0,
+            refused,
             telemetry,
-            tap: None,
+            capture: None,
         })
     }
 
@@ -161,17 +170,22 @@ impl Firewall {
         self.reconcile()
     }
 
-    /// Tries again what could not be attached. Returns whether anything changed.
+    /// Tries again what could not be attached or written. Returns whether anything changed.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn retry(&mut self) -> Result<bool> {
-        if self.incomplete { self.reconcile() } else { Ok(false) }
+        if self.is_incomplete() { self.reconcile() } else { Ok(false) }
     }
 
     /// Whether [`Self::retry`] has something to do.
     pub fn is_incomplete(&self) -> bool {
-        self.incomplete
+        self.incomplete || self.unwritten.is_some()
+    }
+
+    /// Why the maps are not what they should be, once.
+    pub fn take_unwritten(&mut self) -> Option<DatapathError> {
+        self.unwritten.take()
     }
 
     /// Kernel indices of the devices that are behind the datapath, so that they may be brought up. One
@@ -191,6 +205,9 @@ impl Firewall {
             .collect()
     }
 
+    /// Brings everything to what is wanted; whether anything changed. That a table has no room for it
+    /// keeps nothing from being filtered: what is in force there stays, [`Self::retry`] tries again, and
+    /// it is a problem in [`Self::status`].
     fn reconcile(&mut self) -> Result<bool> {
         if self.desired.numbers.is_empty() {
             self.desired.numbers = self.numbers_in_force()?;
@@ -206,24 +223,30 @@ impl Firewall {
         let zones = self.datapath.maps().zones()?;
         let prepared = self.prepared.take();
         let before = prepared.as_ref().unwrap_or(&self.desired);
-        let standing = Standing { zones: &zones, unix_s: unix_now_s(), before: Some(before) };
+        let unix_s = unix_now_s();
+        let standing = Standing { zones: &zones, unix_s, before: Some(before) };
         let desired = compile(&self.part, interfaces, &standing);
         if let Some(sizes) = self.larger(&desired) {
             return self.replace(self.part.clone(), sizes, Some(desired));
         }
         self.desired = desired;
-        let installed = install(self.datapath.maps(), &self.desired, &mut self.in_force);
+        let mut gone = Gone::default();
+        let installed = install(self.datapath.maps(), &self.desired, &mut self.in_force, &mut gone);
         // What first packets have found out so far is of the tables of before; also if the kernel refused
-        // one of them halfway.
-        if !matches!(installed, Ok((false, _))) {
-            self.datapath.maps().next_generation()?;
-        }
-        let (mut changed, gone) = installed?;
+        // one of them halfway. No flow comes of it after the purge.
+        let renewed = match &installed {
+            Ok(false) => Ok(()),
+            _ => self.datapath.maps().next_generation(),
+        };
         if !gone.is_empty() {
             let purged = self.end_where(|record| gone.concerns(record));
             tracing::info!(purged, "flows of vanished addresses or zones removed");
         }
-        changed |= self.guard()?;
+        renewed?;
+        let guarded = self.guard();
+        // In part, if it failed.
+        let mut changed = *installed.as_ref().unwrap_or(&true) | *guarded.as_ref().unwrap_or(&true);
+        self.unwritten = installed.err().or(guarded.err());
         let before = self.datapath.attachments();
         let failures = self.datapath.attach(&self.desired.devices);
         self.incomplete = !failures.is_empty();
@@ -232,7 +255,7 @@ impl Firewall {
             tracing::warn!(%error, "not attached");
         }
         let schedules = &self.part.firewall.schedules;
-        self.boundary = schedule::next_boundary(schedules, unix_now_s());
+        self.steady = Steady::from(schedules, unix_s);
         self.report();
         self.configure_telemetry()?;
         changed |= before != self.datapath.attachments();
@@ -280,6 +303,8 @@ impl Firewall {
         let mut problems = self.desired.problems.clone();
         let refused = self.datapath.failure();
         problems.extend(refused.map(|error| format!("what needs it is dropped: {error}")));
+        let unwritten = self.unwritten.as_ref();
+        problems.extend(unwritten.map(|error| format!("not in force: {}", with_causes(error))));
         for (index, choice) in self.datapath.choices().iter().filter(|(_, choice)| choice.refused) {
             let device = self.desired.devices.get(index).map_or("", |device| device.name.as_str());
             problems
@@ -323,7 +348,7 @@ impl Firewall {
         let capacity = u64::from(self.datapath.max_flows());
         self.pressure = Pressure::of(swept.kept, capacity, refused != self.refused);
         self.refused = refused;
-        if self.interfaces.is_some() {
+        if self.interfaces.is_some() && self.unwritten.is_none() {
             let attacked = !self.pressure.is_none();
             self.guarded.install(self.datapath.maps(), &self.guard, attacked)?;
         }
@@ -333,7 +358,7 @@ impl Firewall {
             connections::recount(self.datapath.maps())?;
         }
         install::clear_idle(self.datapath.maps(), &mut self.in_force)?;
-        if self.boundary.is_some_and(|boundary| boundary <= unix_now_s()) {
+        if !self.steady.holds(unix_now_s()) {
             self.reconcile()?;
         }
         Ok(Some(!self.pressure.is_none()))
@@ -363,11 +388,7 @@ impl Firewall {
     pub fn reevaluate(&mut self) -> Result<u64> {
         let zones = self.zone_names()?;
         let zone_name = |id| zones.get(&id).cloned();
-        let judge = Judge {
-            resolved: &self.desired.resolved,
-            firewall: &self.part.firewall,
-            zone_name: &zone_name,
-        };
+        let judge = Judge::new(&self.desired.resolved, &self.part.firewall, &zone_name);
         let flows = self.datapath.maps().flows();
         let denied = |record: &FlowRecord| !judge.allows(record);
         let telemetry = &mut self.telemetry;

@@ -25,6 +25,7 @@ use tokio::{
 };
 
 use crate::{
+    causes::with_causes,
     datapath::PINS,
     engine::{Engine, EngineError},
     routes::Routes,
@@ -152,7 +153,7 @@ async fn have_modules(part: &FirewallPart) {
 }
 
 fn failed(error: EngineError) -> BusError {
-    BusError::Failed(error.to_string())
+    BusError::Failed(with_causes(&error))
 }
 
 /// How far the datapath is.
@@ -387,12 +388,12 @@ impl FirewallApi for Shared {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()
             .map_err(|error| BusError::Failed(error.to_string()))?;
         let running = self.lock().begin_capture(&request).map_err(BusError::InvalidArgument)?;
-        let shared = self.clone();
+        let (shared, session) = (self.clone(), running.session());
         tokio::spawn(async move {
             if let Err(error) = running.carry(ours).await {
                 tracing::warn!(%error, "capture");
             }
-            if let Err(error) = shared.lock().end_capture() {
+            if let Err(error) = shared.lock().end_capture(session) {
                 tracing::warn!(%error, "capture");
             }
         });

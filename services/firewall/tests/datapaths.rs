@@ -4,7 +4,10 @@
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     path::PathBuf,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -173,6 +176,29 @@ fn udp(namespace: &Namespace, address: impl Into<SocketAddr>) -> Result<UdpSocke
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
         Ok(socket)
     })
+}
+
+#[test]
+fn a_change_that_is_taken_back_leaves_no_maps() -> Result<()> {
+    let mut site = Site::new(Datapath::Nftables)?;
+    let interfaces = site.interfaces()?;
+    let pins = site.pins.0.clone();
+    site.engine = site.router.enter(|| {
+        let part = part(Datapath::Nftables)?;
+        let mut engine = Engine::begin(pins, part, None, Arc::default())?;
+        engine.set_interfaces(interfaces)?;
+        // Its programs are loaded behind it.
+        engine.apply(self::part(Datapath::Ebpf)?)?;
+        ensure!(engine.is_changing());
+        Ok(engine)
+    })?;
+    ensure!(site.pins.content()? > 0);
+    site.act(|engine| {
+        engine.apply(part(Datapath::Nftables)?)?;
+        ensure!(!engine.is_changing());
+        Ok(())
+    })?;
+    site.is_only(Datapath::Nftables)
 }
 
 #[test]

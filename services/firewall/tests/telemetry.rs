@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -28,7 +28,11 @@ use portcullis_bus::{
     firewall::{CaptureRequest, FirewallBusProxy},
     network::Network1,
 };
-use portcullis_model::{Document, firewall::Hook, part::FirewallPart};
+use portcullis_model::{
+    Document,
+    firewall::{Datapath, Hook},
+    part::FirewallPart,
+};
 use portcullis_netns::{Namespace, execute};
 use portcullis_peers::{FakeConfig, FakeNetwork, Router};
 
@@ -224,6 +228,7 @@ async fn story() -> Result<()> {
     captures(&lab, &firewall).await?;
     captures_of_xdp(&lab, &firewall, &part).await?;
     export(&lab, &firewall, &collector, nfcapd, &flows).await?;
+    end_with_the_datapath(&firewall, part).await?;
     drop(service);
     Ok(())
 }
@@ -314,6 +319,27 @@ async fn captures(lab: &Lab, firewall: &FirewallBusProxy<'static>) -> Result<()>
                 .contains("IP 192.168.77.100.42000 > 198.51.100.10.6000: UDP, length 100")),
         "{text}"
     );
+
+    let begun = Command::new("tcpdump").args(["-tt", "-n", "-r"]).arg(&file).output()?;
+    let seconds = String::from_utf8(begun.stdout)?;
+    let seconds: f64 = seconds.split_whitespace().next().context("a time")?.parse()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+    ensure!((now - 120.0..=now).contains(&seconds), "{seconds} is not a moment ago, {now}");
+
+    println!("  time is up while nobody reads: the file is whole all the same");
+    let request = CaptureRequest { port: 6000, seconds: 1, ..CaptureRequest::default() };
+    let capture = begin(firewall, request).await?;
+    for port in 0..4 {
+        lab.send(44_000 + port, 6000, 200, 1400)?;
+    }
+    // Longer than the limit; what the socket takes is a fraction of what there is.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let bytes = read_all(capture.into()).await?;
+    ensure!(bytes.len() > 400_000, "{} bytes are no jam", bytes.len());
+    let file = lab.file("slow.pcapng");
+    std::fs::write(&file, bytes)?;
+    let text = tcpdump(&file)?;
+    ensure!(text.lines().all(|line| line.contains("length 1400")), "{text:.2000}");
 
     println!("  dropped packets carry their reason; bytes and time are limited");
     let request = CaptureRequest {
@@ -419,6 +445,17 @@ async fn captures_of_xdp(
     firewall.apply(serde_json::to_string(part)?).await?;
     ensure!(program().await?.is_none(), "XDP is gone");
     Ok(())
+}
+
+async fn end_with_the_datapath(
+    firewall: &FirewallBusProxy<'static>,
+    mut part: FirewallPart,
+) -> Result<()> {
+    println!("  a capture ends when nothing copies packets any more");
+    let capture = begin(firewall, CaptureRequest::default()).await?;
+    part.firewall.datapath = Datapath::Nftables;
+    firewall.apply(serde_json::to_string(&part)?).await?;
+    read_all(capture.into()).await.map(drop)
 }
 
 /// Begins a capture as soon as the one before has ended.

@@ -31,6 +31,26 @@ pub fn next_boundary(schedules: &BTreeMap<Name, Schedule>, unix_s: u64) -> Optio
     ends.filter(|end| *end > unix_s).min()
 }
 
+/// The time for which what the schedules say stays as it is.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Steady {
+    since: u64,
+    /// None without schedules.
+    until: Option<u64>,
+}
+
+impl Steady {
+    /// From `unix_s` on.
+    pub fn from(schedules: &BTreeMap<Name, Schedule>, unix_s: u64) -> Self {
+        Self { since: unix_s, until: next_boundary(schedules, unix_s) }
+    }
+
+    /// Whether it is so at `unix_s`. What was found before the clock was set back says nothing of now.
+    pub fn holds(&self, unix_s: u64) -> bool {
+        self.until.is_none_or(|until| (self.since..until).contains(&unix_s))
+    }
+}
+
 /// From when to when the schedule that begins on a day (counted from 1970-01-01) holds.
 fn span(schedule: &Schedule, day: u64) -> Option<(u64, u64)> {
     // 1970-01-01 was a Thursday.
@@ -92,6 +112,21 @@ mod tests {
         let round = schedule(&[Day::Sun], "12:00", "12:00");
         assert!(holds(&round, SUNDAY + 12 * HOUR) && holds(&round, SUNDAY + 36 * HOUR - 1));
         assert!(!holds(&round, SUNDAY + 36 * HOUR));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_makes_the_schedules_be_asked_again() {
+        let schedules =
+            BTreeMap::from([("work".parse().unwrap(), schedule(&[Day::Mon], "08:00", "17:00"))]);
+        let monday = SUNDAY + DAY;
+        // A machine whose clock was two weeks ahead.
+        let steady = Steady::from(&schedules, monday + 14 * DAY + 7 * HOUR);
+        assert!(steady.holds(monday + 14 * DAY + 7 * HOUR + 1800));
+        assert!(!steady.holds(monday + 14 * DAY + 8 * HOUR), "it begins");
+        assert!(!steady.holds(monday + 9 * HOUR), "set back, into a time when it holds");
+        assert!(!steady.holds(monday + 100 * DAY), "set forward");
+        let never = Steady::from(&BTreeMap::new(), SUNDAY);
+        assert!(never.holds(0) && never.holds(u64::MAX) && Steady::default().holds(SUNDAY));
     }
 
     #[test]

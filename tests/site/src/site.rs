@@ -14,6 +14,7 @@ use portcullis_firewall::{
     datapath::Datapath,
     install::{InForce, install},
     listing,
+    purge::Gone,
     sweep::{Sweeper, Swept, Terms, now_ticks},
 };
 use portcullis_model::{Document, Timeouts, firewall::Hook, part::FirewallPart};
@@ -133,7 +134,8 @@ impl Site {
             let wanted = compile(part, &interfaces, &standing);
             *desired = wanted;
             ensure!(desired.problems.is_empty(), "{:?}", desired.problems);
-            let (_, gone) = install(datapath.maps(), desired, in_force)?;
+            let mut gone = Gone::default();
+            install(datapath.maps(), desired, in_force, &mut gone)?;
             let flows = datapath.maps().flows();
             let purged = sweeper.end_where(flows, |record| gone.concerns(record), &mut |_| {});
             datapath.maps().next_generation()?;

@@ -12,7 +12,7 @@ mod nat;
 mod policy;
 mod zones;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use portcullis_datapath_abi as abi;
 use portcullis_policy::{Compiled, Nat};
@@ -32,17 +32,22 @@ pub struct InForce {
     outdated: bool,
 }
 
-/// Writes what differs. Returns whether anything did, and what is gone.
+/// Writes what differs. Returns whether anything did; what the maps have no longer is added to `gone`,
+/// also before an error: the next call does not find it any more.
 ///
 /// # Errors
 /// If the kernel refuses a write; the maps are then between old and new, and the next call goes on.
-pub fn install(maps: &mut Maps, desired: &Desired, in_force: &mut InForce) -> Result<(bool, Gone)> {
-    let mut gone = Gone::default();
-    let mut changed = zones::install(maps, desired, &mut gone)?;
+pub fn install(
+    maps: &mut Maps,
+    desired: &Desired,
+    in_force: &mut InForce,
+    gone: &mut Gone,
+) -> Result<bool> {
+    let mut changed = zones::install(maps, desired, gone)?;
     changed |= interfaces::install(maps, desired)?;
-    changed |= addresses::install(maps, desired, &mut gone)?;
-    changed |= install_banked(maps, desired, in_force, &mut gone)?;
-    Ok((changed, gone))
+    changed |= addresses::install(maps, desired, gone)?;
+    changed |= install_banked(maps, desired, in_force, gone)?;
+    Ok(changed)
 }
 
 /// Gives up the memory of the rules that were in force before. To be called some time after
@@ -75,9 +80,10 @@ fn install_banked(
         banks = banks & !1 | idle;
     }
     let nat_differs = in_force.nat.as_ref() != Some(&desired.nat);
+    let mut lost = BTreeSet::new();
     if nat_differs {
         let bank = abi::nat::bank(banks);
-        gone.addresses.extend(nat::lost(maps, bank, &desired.nat)?);
+        lost = nat::lost(maps, bank, &desired.nat)?;
         nat::write(maps, bank ^ 1, &desired.nat)?;
         banks = abi::nat::with_bank(banks, bank ^ 1);
     }
@@ -85,6 +91,7 @@ fn install_banked(
         return Ok(false);
     }
     maps.change_config(|config| config.bank = banks)?;
+    gone.addresses.append(&mut lost);
     if let Some(wanted) = wanted {
         in_force.policy = Some(wanted.clone());
         in_force.outdated = true;

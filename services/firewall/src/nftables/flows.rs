@@ -10,13 +10,13 @@ use portcullis_bus::{
     firewall::{FlowQuery, FlowRecord},
     network::InterfaceStatus,
 };
-use portcullis_model::{Name, Timeouts, firewall::ROUTER};
+use portcullis_model::{Firewall, Name, Timeouts, firewall::ROUTER};
 use portcullis_nftables::conntrack::Flow;
 use portcullis_policy::Packet;
 
 use super::{place::zone_of, touches};
 use crate::{
-    listing::{net, protocol_name, protocol_number},
+    listing::{MOST_SHOWN, net, protocol_name, protocol_number},
     reevaluate::{Outside, with_icmp_type},
 };
 
@@ -93,7 +93,7 @@ impl<'a> Newest<'a> {
     pub fn of(
         query: &'a FlowQuery,
         interfaces: &'a [InterfaceStatus],
-        timeouts: &'a Timeouts,
+        firewall: &'a Firewall,
     ) -> Result<Self, String> {
         let wanted = |text: &'a str| (!text.is_empty()).then_some(text);
         let net = wanted(&query.host).map(|host| {
@@ -106,13 +106,17 @@ impl<'a> Newest<'a> {
                 format!("protocol: {name} is not tcp, udp, icmp, icmpv6 or 0 to 255")
             })
         });
+        let zone = wanted(&query.zone).map(|name| {
+            let known = name == ROUTER || firewall.zones.contains_key(name);
+            known.then_some(name).ok_or_else(|| format!("zone: there is no {name}"))
+        });
         Ok(Self {
             interfaces,
-            timeouts,
-            limit: query.limit as usize,
+            timeouts: &firewall.timeouts,
+            limit: (query.limit as usize).min(MOST_SHOWN),
             net: net.transpose()?,
             port: (query.port != 0).then_some(query.port),
-            zone: wanted(&query.zone),
+            zone: zone.transpose()?,
             protocol: protocol.transpose()?,
             total: 0,
             newest: BinaryHeap::new(),
@@ -174,5 +178,26 @@ impl<'a> Newest<'a> {
             idle_s,
             timeout_s: flow.timeout_s(self.timeouts),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_model::Document;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_looked_for_is_named_as_with_the_other_datapath() {
+        let document = Document::parse("").unwrap_or_else(|error| panic!("{error}"));
+        let asked = |query: &FlowQuery| {
+            Newest::of(query, &[], &document.firewall).map(|newest| newest.limit)
+        };
+        let zone = |name: &str| FlowQuery { zone: name.to_owned(), ..FlowQuery::default() };
+        assert_eq!(asked(&zone("dmz")), Err("zone: there is no dmz".to_owned()));
+        assert_eq!(asked(&zone("lan")), Ok(0));
+        assert_eq!(asked(&zone("router")), Ok(0));
+        let all = FlowQuery { limit: u32::MAX, ..FlowQuery::default() };
+        assert_eq!(asked(&all), Ok(MOST_SHOWN));
     }
 }

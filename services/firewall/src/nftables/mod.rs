@@ -23,7 +23,7 @@ use portcullis_nftables::{
     kernel::{KernelError, Netfilter, write_setting},
     text,
 };
-use portcullis_policy::{Surroundings, resolve, schedule};
+use portcullis_policy::{Surroundings, resolve, schedule::Steady};
 use portcullis_runtime::unix_now_s;
 
 use crate::{
@@ -41,8 +41,8 @@ pub struct Nftables {
     interfaces: Option<Vec<InterfaceStatus>>,
     /// What is in force; `None` if it is not known what is.
     compiled: Option<Compiled>,
-    /// When a schedule begins or ends next, seconds since 1970.
-    boundary: Option<u64>,
+    /// How long the schedules say the same.
+    steady: Steady,
 }
 
 impl Nftables {
@@ -53,7 +53,7 @@ impl Nftables {
     /// The kernel has no nfnetlink.
     pub fn open(part: FirewallPart) -> Result<Self, KernelError> {
         let netfilter = Netfilter::open()?;
-        Ok(Self { netfilter, part, interfaces: None, compiled: None, boundary: None })
+        Ok(Self { netfilter, part, interfaces: None, compiled: None, steady: Steady::default() })
     }
 
     /// Lets nothing in and nothing through, if there is no ruleset of an earlier run: until the
@@ -95,9 +95,16 @@ impl Nftables {
         interfaces: Vec<InterfaceStatus>,
     ) -> Result<bool, KernelError> {
         let before = self.interfaces.replace(interfaces);
-        let changed = self.reconcile()?;
-        self.forget_vanished(before.as_deref().unwrap_or_default())?;
-        Ok(changed)
+        let outcome = self.reconcile().and_then(|changed| {
+            self.forget_vanished(before.as_deref().unwrap_or_default())?;
+            Ok(changed)
+        });
+        if outcome.is_err() {
+            // The next report is to be compared with this one again: flows of what has vanished are
+            // still there.
+            self.interfaces = before;
+        }
+        outcome
     }
 
     /// Compiles again if a schedule has begun or ended. Returns whether anything changed.
@@ -105,12 +112,7 @@ impl Nftables {
     /// # Errors
     /// As [`Self::apply`].
     pub fn follow_schedules(&mut self) -> Result<bool, KernelError> {
-        let now = unix_now_s();
-        if self.boundary.is_some_and(|boundary| boundary <= now) {
-            self.reconcile()
-        } else {
-            Ok(false)
-        }
+        if self.steady.holds(unix_now_s()) { Ok(false) } else { self.reconcile() }
     }
 
     fn reconcile(&mut self) -> Result<bool, KernelError> {
@@ -124,7 +126,7 @@ impl Nftables {
         for setting in settings(firewall) {
             write_setting(&setting)?;
         }
-        self.boundary = schedule::next_boundary(&firewall.schedules, now);
+        self.steady = Steady::from(&firewall.schedules, now);
         if self.compiled.as_ref() == Some(&compiled) {
             return Ok(false);
         }
@@ -176,8 +178,7 @@ impl Nftables {
     pub fn find_flows(&self, query: &FlowQuery) -> Result<FlowPage, String> {
         let capacity = self.part.firewall.max_flows.into();
         let interfaces = self.interfaces.as_deref().unwrap_or_default();
-        let timeouts = &self.part.firewall.timeouts;
-        let mut newest = flows::Newest::of(query, interfaces, timeouts)?;
+        let mut newest = flows::Newest::of(query, interfaces, &self.part.firewall)?;
         self.netfilter.each_flow(|flow| newest.add(flow)).map_err(|error| error.to_string())?;
         let (total, flows) = newest.finish();
         Ok(FlowPage { total, capacity, flows })
@@ -216,8 +217,7 @@ impl Nftables {
         let ids = &surroundings.zones;
         let zone_name =
             |id| ids.iter().find(|(_, known)| **known == id).map(|(name, _)| name.to_string());
-        let judge =
-            Judge { resolved: &resolved, firewall: &self.part.firewall, zone_name: &zone_name };
+        let judge = Judge::new(&resolved, &self.part.firewall, &zone_name);
         let interfaces = self.interfaces.as_deref().unwrap_or_default();
         self.netfilter.forget(|flow| match flows::first_packet(flow, interfaces, ids) {
             Some((packet, outside)) => !judge.allows_packet(&packet, outside.as_ref()),

@@ -76,7 +76,8 @@ impl Firewall {
     /// when their programs are loaded: [`Self::is_changing`], [`Self::advance`].
     ///
     /// # Errors
-    /// If the new flow table cannot be made; all stays as it was then.
+    /// If the new flow table cannot be made, or what the kernel says; all stays as it was then, as far as
+    /// the kernel lets it.
     pub fn apply(&mut self, part: FirewallPart) -> Result<bool> {
         self.replacement.failure = None;
         let mut prepared = None;
@@ -93,8 +94,20 @@ impl Firewall {
             return self.replace(part, sizes, prepared);
         }
         self.replacement.next = None;
-        (self.part, self.prepared) = (part, prepared);
-        self.reconcile()
+        self.bring_into_force(part, prepared)
+    }
+
+    /// Takes a part; the one of before again if the kernel refuses what it needs.
+    fn bring_into_force(&mut self, part: FirewallPart, prepared: Option<Desired>) -> Result<bool> {
+        let before = std::mem::replace(&mut self.part, part);
+        self.prepared = prepared;
+        let changed = self.reconcile()?;
+        let Some(refused) = self.unwritten.take() else {
+            return Ok(changed);
+        };
+        self.part = before;
+        self.reconcile()?;
+        Err(refused)
     }
 
     /// Sizes with room for a policy, if those in force have none.
@@ -126,7 +139,11 @@ impl Firewall {
         }
         let loaded = datapath.has(Milestone::Complete);
         self.replacement.next = Some(Next { datapath, part, prepared });
-        if loaded { self.advance() } else { Ok(false) }
+        if !loaded {
+            return Ok(false);
+        }
+        let changed = self.advance()?;
+        self.take_failure().map_or(Ok(changed), Err)
     }
 
     /// Whether a change is under way that [`Self::advance`] will complete.
@@ -178,20 +195,27 @@ impl Firewall {
     }
 
     /// The programs replace what is attached, with the policy of before; then the new one is installed.
+    /// That it is refused is no reason to give up what is in force: [`Self::take_failure`].
     fn change_to(&mut self, next: Next) -> Result<bool> {
         let Next { datapath, part, prepared } = next;
-        if datapath.sizes().flows != self.datapath.sizes().flows {
-            // Its numbers are of the new table.
-            self.sweeper = Sweeper::default();
-        }
-        self.datapath = datapath;
+        let mut before = std::mem::replace(&mut self.datapath, datapath);
         self.datapath.take_over()?;
         if self.interfaces.is_some() {
             for error in self.datapath.attach(&self.desired.devices) {
                 tracing::warn!(%error, "not attached");
             }
         }
-        (self.part, self.prepared) = (part, prepared);
-        self.reconcile()
+        if before.sizes().flows != self.datapath.sizes().flows {
+            // Its numbers are of the new table.
+            self.sweeper = Sweeper::default();
+            if self.datapath.is_in_force() {
+                self.telemetry.moved(before.maps().flows(), self.datapath.maps().flows());
+            }
+        }
+        if let Err(error) = self.bring_into_force(part, prepared) {
+            tracing::error!(%error, "the policy stays as it is");
+            self.replacement.failure = Some(error);
+        }
+        Ok(true)
     }
 }

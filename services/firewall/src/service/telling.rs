@@ -13,12 +13,13 @@ use portcullis_datapath_abi::{
     policy::{CAPTURE, EVENTS, ROUTER, fragment_flags},
 };
 use portcullis_runtime::unix_now_s;
+use tokio::sync::oneshot;
 
 use super::Firewall;
 use crate::{
     ageing::{self},
     compile::{Standing, name_text, surroundings},
-    datapath::Result,
+    datapath::{Result, Tap},
     explain::{findings, in_bus_terms},
     telemetry::{
         capture::{self, Running},
@@ -27,6 +28,13 @@ use crate::{
         pcapng::{Device as CapturedDevice, Names},
     },
 };
+
+/// Packets are copied for somebody.
+pub(super) struct Capture {
+    session: u32,
+    /// Where they are copied, and what tells the one who carries them that they are.
+    copies: Option<(Tap, oneshot::Sender<()>)>,
+}
 
 /// What is told of packets and flows.
 impl Firewall {
@@ -42,12 +50,23 @@ impl Firewall {
                 .collect(),
         };
         self.telemetry.configure(&self.part.firewall, names);
-        if self.tap.is_some() {
-            // Programs were replaced, or devices have come.
-            self.tap = Some(self.datapath.tap(&self.desired.devices)?);
+        // Programs were replaced, or devices have come.
+        let copies = self.capture.as_mut().and_then(|capture| capture.copies.take());
+        if let Some((before, running)) = copies {
+            match self.datapath.tap(&self.desired.devices) {
+                Ok(tap) => {
+                    if let Some(capture) = &mut self.capture {
+                        capture.copies = Some((tap, running));
+                    }
+                }
+                // What filters is not to suffer from it.
+                Err(error) => tracing::warn!(%error, "a capture ends"),
+            }
+            drop(before);
         }
         let events = if self.part.firewall.log.flows { EVENTS } else { 0 };
-        let capture = if self.tap.is_some() { CAPTURE } else { 0 };
+        let copies = self.capture.as_ref().is_some_and(|capture| capture.copies.is_some());
+        let capture = if copies { CAPTURE } else { 0 };
         let fragments = fragment_flags(ageing::ticks(self.part.firewall.timeouts.fragment_s));
         let flags = events | capture | fragments;
         if self.datapath.maps().config()?.flags != flags {
@@ -128,7 +147,7 @@ impl Firewall {
         request: &CaptureRequest,
     ) -> std::result::Result<Running, String> {
         let text = |error: crate::datapath::DatapathError| error.to_string();
-        if self.tap.is_some() {
+        if self.capture.is_some() {
             return Err("another capture is running".to_owned());
         }
         if !self.is_complete() && self.refused().is_none() {
@@ -147,20 +166,28 @@ impl Firewall {
             (status.index, names)
         };
         let devices = self.interfaces.iter().flatten().map(device).collect();
-        let running =
+        let (running, copies) =
             capture::begin(self.datapath.maps(), filter, request, Names { devices, zones })
                 .map_err(|error| error.to_string())?;
-        self.tap = Some(self.datapath.tap(&self.desired.devices).map_err(text)?);
-        self.datapath.maps().change_config(|config| config.flags |= CAPTURE).map_err(text)?;
+        let tap = self.datapath.tap(&self.desired.devices).map_err(text)?;
+        let session = running.session();
+        self.capture = Some(Capture { session, copies: Some((tap, copies)) });
+        if let Err(error) = self.datapath.maps().change_config(|config| config.flags |= CAPTURE) {
+            // The first error says more than a second one.
+            let _ = self.end_capture(session);
+            return Err(text(error));
+        }
         Ok(running)
     }
 
-    /// Copies no more packets.
+    /// Copies no more packets for this capture ([`Running::session`]); nothing if another one runs.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn end_capture(&mut self) -> Result<()> {
-        self.tap = None;
+    pub fn end_capture(&mut self, session: u32) -> Result<()> {
+        if self.capture.take_if(|capture| capture.session == session).is_none() {
+            return Ok(());
+        }
         self.datapath.maps().change_config(|config| config.flags &= !CAPTURE)?;
         self.datapath.untap(&self.desired.devices)
     }

@@ -3,6 +3,7 @@
 use std::{
     io,
     os::unix::net::UnixStream as StdStream,
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -15,6 +16,7 @@ use portcullis_datapath_abi::{
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::UnixStream,
+    sync::oneshot,
 };
 
 use super::pcapng::{Names, Pcapng};
@@ -47,7 +49,16 @@ pub enum CaptureError {
     Datapath(#[from] DatapathError),
 }
 
-/// Puts the filter in force and begins the file. The caller sees to the copying.
+/// A number that no capture before has had. Ticks go on while no service runs.
+fn next_session(ticks: u32) -> u32 {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    let next = |last: u32| ticks.max(last.wrapping_add(1)).max(1);
+    let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+    last.map_or_else(next, next)
+}
+
+/// Puts the filter in force and begins the file. The caller sees to the copying, and drops the sender
+/// when there is none any more.
 ///
 /// # Errors
 /// What the kernel says.
@@ -56,66 +67,84 @@ pub fn begin(
     mut filter: CaptureFilter,
     request: &CaptureRequest,
     names: Names,
-) -> Result<Running, CaptureError> {
-    // Another one than the last.
-    filter.session = now_ticks().max(1);
+) -> Result<(Running, oneshot::Sender<()>), CaptureError> {
+    filter.session = next_session(now_ticks());
     let mut map: Array<MapData, CaptureFilter> = maps.map(map::CAPTURE)?;
     map.set(0, filter, 0)
         .map_err(|source| DatapathError::Map { name: map::CAPTURE, source: Box::new(source) })?;
     let file = Pcapng::new(names, clock_offset_ns(), filter.snap)?;
-    Running::new(maps.map(map::PACKETS)?, file, request.count, request.seconds)
+    let (copies, over) = oneshot::channel();
+    let running = Running {
+        copying: Copying::new(maps.map(map::PACKETS)?, file, request.count)?,
+        limit: (request.seconds != 0).then(|| Duration::from_secs(request.seconds.into())),
+        session: filter.session,
+        over,
+    };
+    Ok((running, copies))
 }
 
 /// A capture that was asked for.
 pub struct Running {
+    copying: Copying,
+    limit: Option<Duration>,
+    session: u32,
+    /// Ends when no packets are copied any more.
+    over: oneshot::Receiver<()>,
+}
+
+/// From the ring to the socket.
+struct Copying {
     ring: AsyncFd<RingBuf<MapData>>,
     file: Pcapng,
+    /// What was taken from the file, and how much of it is written. Kept here, for the time limit comes
+    /// between two writes too, and a file must not lose the end of a block.
+    unsent: Vec<u8>,
+    sent: usize,
     /// Packets still wanted; none for any number.
     left: Option<u64>,
-    limit: Option<Duration>,
 }
 
 impl Running {
-    /// Begins the file. What is in the ring from before is thrown away; call it inside a runtime.
-    ///
-    /// # Errors
-    /// If the ring cannot be waited for.
-    pub fn new(
-        mut ring: RingBuf<MapData>,
-        file: Pcapng,
-        count: u64,
-        seconds: u32,
-    ) -> Result<Self, CaptureError> {
-        while ring.next().is_some() {}
-        // SAFETY: the ring owns its descriptor, which is the same for as long as it lives.
-        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
-        Ok(Self {
-            ring: ring.map_err(io::Error::from)?,
-            file,
-            left: (count != 0).then_some(count),
-            limit: (seconds != 0).then(|| Duration::from_secs(seconds.into())),
-        })
+    /// Which capture it is.
+    pub fn session(&self) -> u32 {
+        self.session
     }
 
-    /// Writes packets to `stream` until its other end is closed, or count or time are reached.
+    /// Writes packets to `stream` until its other end is closed, count or time are reached, or none are
+    /// copied any more.
     ///
     /// # Errors
     /// If the ring fails. A reader that has gone is no error.
-    pub async fn carry(mut self, stream: StdStream) -> Result<(), CaptureError> {
+    pub async fn carry(self, stream: StdStream) -> Result<(), CaptureError> {
+        let Self { mut copying, limit, over, .. } = self;
         stream.set_nonblocking(true)?;
         let stream = UnixStream::from_std(stream)?;
-        match self.limit {
-            None => self.run(&stream).await,
-            Some(limit) => {
-                let ended = tokio::time::timeout(limit, self.run(&stream)).await;
-                if let Ok(outcome) = ended {
-                    return outcome;
-                }
-                // What came in the last moment.
-                self.pass_on()?;
-                self.write(&stream).await.map(drop)
+        let time_is_up = async {
+            match limit {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
             }
+        };
+        tokio::select! {
+            outcome = copying.run(&stream) => return outcome,
+            () = time_is_up => {}
+            _ = over => tracing::info!("a capture ends: no packets are copied any more"),
         }
+        // What came in the last moment.
+        copying.pass_on()?;
+        copying.write(&stream).await.map(drop)
+    }
+}
+
+impl Copying {
+    /// What is in the ring from before is thrown away; call it inside a runtime.
+    fn new(mut ring: RingBuf<MapData>, file: Pcapng, count: u64) -> Result<Self, CaptureError> {
+        while ring.next().is_some() {}
+        // SAFETY: the ring owns its descriptor, which is the same for as long as it lives.
+        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
+        let ring = ring.map_err(io::Error::from)?;
+        let left = (count != 0).then_some(count);
+        Ok(Self { ring, file, unsent: Vec::new(), sent: 0, left })
     }
 
     async fn run(&mut self, stream: &UnixStream) -> Result<(), CaptureError> {
@@ -125,6 +154,8 @@ impl Running {
                 return Ok(());
             }
             if more {
+                // A flood of packets must not keep the bus waiting.
+                tokio::task::yield_now().await;
                 continue;
             }
             tokio::select! {
@@ -156,11 +187,13 @@ impl Running {
         Ok(true)
     }
 
-    /// Writes what was added; false if nobody reads it any more.
+    /// Writes what was added, after what a write that was given up has left; false if nobody reads it
+    /// any more.
     async fn write(&mut self, stream: &UnixStream) -> Result<bool, CaptureError> {
-        let bytes = self.file.take();
-        let mut rest = &bytes[..];
-        while !rest.is_empty() {
+        self.unsent.drain(..self.sent.min(self.unsent.len()));
+        self.sent = 0;
+        self.unsent.append(&mut self.file.take());
+        while let Some(rest) = self.unsent.get(self.sent..).filter(|rest| !rest.is_empty()) {
             match tokio::time::timeout(PATIENCE, stream.writable()).await {
                 Ok(writable) => writable?,
                 Err(_) => {
@@ -169,7 +202,7 @@ impl Running {
                 }
             }
             match stream.try_write(rest) {
-                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Ok(written) => self.sent += written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
                 Err(error) => return Err(error.into()),
@@ -215,6 +248,17 @@ pub fn clock_offset_ns() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_captures_of_one_tick_are_told_apart() {
+        let first = next_session(7);
+        let second = next_session(7);
+        assert!(first != 0 && second > first);
+        assert!(
+            next_session(second + 100) >= second + 100,
+            "also from those of an earlier process"
+        );
+    }
 
     #[test]
     fn packets_are_as_long_as_they_say() {

@@ -7,9 +7,10 @@ use std::{
 
 use tokio::{net::UdpSocket, sync::mpsc};
 
-/// Batches of messages that may wait to be sent. Beyond, records are lost, as they may be on the way
-/// (RFC 7011 section 10.3: that is what UDP is chosen for).
-const WAITING: usize = 256;
+/// Batches of messages that may wait to be sent, of a thousand records each: the ends of all flows of a
+/// table of a million. Beyond, records are lost, as they may be on the way (RFC 7011 section 10.3: that
+/// is what UDP is chosen for).
+const WAITING: usize = 1024;
 
 /// Sends to some collectors for as long as it lives.
 #[derive(Debug)]
@@ -75,9 +76,10 @@ impl Destination {
                 self.failing = false;
             }
             Ok(()) => {}
+            // With the same socket the next time: to a collector another port is another exporter, whose
+            // templates it would have to wait for (RFC 7011 section 10.3.6). The kernel chooses way and
+            // address for each message.
             Err(error) => {
-                // Anew, and so by another address, once the way there has changed.
-                self.socket = None;
                 if !self.failing {
                     tracing::warn!(collector = %self.address, %error, "flow records are not sent");
                     self.failing = true;
@@ -111,6 +113,23 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_collector_knows_the_exporter_again_after_a_failure() {
+        let collector = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut destination = Destination::new(collector.local_addr().unwrap());
+        let mut ports = Vec::new();
+        for message in [vec![1], vec![0; 70_000], vec![2]] {
+            let fits = message.len() < 70_000;
+            destination.send(&[message]).await;
+            assert_eq!(destination.failing, !fits, "no datagram is that long");
+            if fits {
+                let (_, from) = collector.recv_from(&mut [0; 10]).await.unwrap();
+                ports.push(from.port());
+            }
+        }
+        assert_eq!(ports.first(), ports.last());
+    }
 
     #[tokio::test]
     async fn every_collector_gets_every_message() {

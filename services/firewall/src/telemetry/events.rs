@@ -114,8 +114,18 @@ impl EventLog {
         }
     }
 
+    /// Takes new settings. What was left out, and what was said in this second, is counted on.
+    pub fn configure(&mut self, settings: &portcullis_model::firewall::Log, names: LogNames) {
+        *self = Self { second: self.second, left_out: self.left_out, ..Self::new(settings, names) };
+    }
+
     /// What is to be said of an event of the packet path.
     pub fn event(&mut self, event: &Event, now: Instant) -> Option<Record> {
+        let untold = match event.kind {
+            RULE_HIT => self.admit(now, event.untold)?,
+            FLOW_START if self.all_flows => self.admit(now, 0)?,
+            _ => return None,
+        };
         let subject = Subject {
             protocol: protocol_name(event.protocol),
             from: self.zone(event.from),
@@ -123,11 +133,6 @@ impl EventLog {
             source: SocketAddr::new(mapped(event.source), port(event.source_port)),
             destination: SocketAddr::new(mapped(event.destination), port(event.destination_port)),
             rule: self.rule(event.rule),
-        };
-        let untold = match event.kind {
-            RULE_HIT => self.admit(now, event.untold)?,
-            FLOW_START if self.all_flows => self.admit(now, 0)?,
-            _ => return None,
         };
         Some(if event.kind == RULE_HIT {
             Record::Hit { subject, action: action_name(event.action), untold }
@@ -465,6 +470,19 @@ mod tests {
         let end = log.ended(&ended, EndReason::Closed, after(2));
         assert!(matches!(end, Some(Record::End { untold: 1, .. })));
         assert!(matches!(log.event(&hit(0), after(3)), Some(Record::Hit { untold: 0, .. })));
+    }
+
+    #[test]
+    fn new_settings_forget_neither_the_limit_nor_what_was_left_out() {
+        let settings = Log { per_second: 1, flows: false };
+        let mut log = EventLog::new(&settings, names());
+        let start = Instant::now();
+        assert!(log.event(&hit(0), start).is_some());
+        assert_eq!(log.event(&hit(4), start), None);
+        log.configure(&settings, names());
+        assert_eq!(log.event(&hit(0), start), None, "in the same second");
+        let next = log.event(&hit(0), start + Duration::from_secs(1));
+        assert!(matches!(next, Some(Record::Hit { untold: 6, .. })), "{next:?}");
     }
 
     #[test]

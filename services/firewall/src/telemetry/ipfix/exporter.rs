@@ -93,6 +93,17 @@ impl Exporter {
         self.waiting.push(FlowReport::of(record, (told.packets, told.bytes), reason, clock));
     }
 
+    /// Flows have other numbers now: `number_of` says which, or that a flow is no more.
+    pub fn renumber(&mut self, number_of: impl Fn(u32) -> Option<u32>) {
+        let told = std::mem::take(&mut self.told).into_iter();
+        self.told = told.filter_map(|(before, told)| Some((number_of(before)?, told))).collect();
+    }
+
+    /// Reports that wait for [`Self::messages`].
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     fn told(&self, number: u32, record: &FlowRecord) -> Told {
         self.told.get(&number).copied().filter(|told| told.created == record.created).unwrap_or(
             Told { created: record.created, at: record.created, packets: [0; 2], bytes: [0; 2] },
