@@ -51,6 +51,9 @@ const PREPARATION_LIMIT: Duration = Duration::from_secs(5 * 60);
 /// How long services and journal may take to end: more than all their deadlines together.
 const STOP_LIMIT: Duration = Duration::from_secs(90);
 
+/// How long the disk may take to note down, at the end of the machine, that the boot was a good one.
+const CONFIRM_LIMIT: Duration = Duration::from_secs(5);
+
 /// Least time between two `Changed` signals.
 const SIGNAL_PAUSE: Duration = Duration::from_millis(200);
 
@@ -387,8 +390,9 @@ async fn stop(parts: &Parts, ending: Ending) {
         now.changes > 0 && now.problems.is_empty()
     };
     if well {
-        // Said in the journal if it fails; the machine ends all the same.
-        let _ = confirm_slot(parts).await;
+        // Said in the journal if it fails; the machine ends all the same, and its services in order,
+        // also if the disk does not answer.
+        let _ = tokio::time::timeout(CONFIRM_LIMIT, confirm_slot(parts)).await;
     }
     tracing::info!(?ending, "stopping all services");
     let _ = parts.supervisor.stop_all().await;
