@@ -56,9 +56,9 @@ fn the_default_and_the_whole_mean_the_same_as_text_and_as_messages() -> Result<(
 #[test]
 fn what_nftables_cannot_do_is_said() -> Result<()> {
     let Compiled { problems, .. } = compiled(include_str!("whole.toml"))?;
-    ensure!(problems.len() == 5, "{problems:?}");
+    ensure!(problems.len() == 6, "{problems:?}");
     ensure!(problems.iter().any(|problem| problem.contains("rule telephones: full_cone")));
-    for what in ["hooks", "syn_cookies", "flow_export", "log.flows"] {
+    for what in ["hooks", "syn_cookies", "malformed", "flow_export", "log.flows"] {
         ensure!(problems.iter().any(|problem| problem.contains(what)), "{problems:?}");
     }
     Ok(())
