@@ -54,14 +54,15 @@ pub fn by_dhclient(scene: &mut Scene) -> Result<()> {
 pub fn by_networkd(scene: &mut Scene) -> Result<()> {
     let host = scene.second_host();
     host.forget()?;
-    // In a mount namespace of its own: a configuration of ours in /run, and /sys read-only, which
-    // tells networkd that there is no udev to wait for.
+    // In a mount namespace of its own: a /run with nothing but a configuration of ours (that of a
+    // container has no folder of systemd), and /sys read-only, which tells networkd that there is no
+    // udev to wait for.
     let script = host.script(
         "networkd",
         "#!/bin/sh
 set -e
 mount --make-rprivate /
-mount -t tmpfs tmpfs /run/systemd
+mount -t tmpfs tmpfs /run
 mkdir -p /run/systemd/network /run/systemd/netif/links /run/systemd/netif/leases
 chown -R systemd-network /run/systemd/netif
 mount -o remount,ro,bind /sys || mount -t sysfs -o ro sysfs /sys
