@@ -9,17 +9,19 @@
 
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use portcullis_datapath::{
-    Arrival, Cast, Hook, Route, Stage, Verdict,
+    AnswerKind, Arrival, Cast, Hook, Route, Stage, Verdict,
+    classify::Action,
     guard::{Challenge, challenge, write_challenge},
     mapped,
     simulation::{Bytes, Simulation},
 };
 use portcullis_datapath_abi::{
-    Counter, Interface, Zone,
+    Counter, Interface, Zone, classifier,
     guard::{
         BLOCKED, BLOCKLIST, BOGON, EXEMPT, EXEMPTIONS, FloodClass, Guard, Limit, MALFORMED,
         VERIFIED_TICKS,
     },
+    policy::MASQUERADE,
 };
 
 const WAN: u32 = 2;
@@ -211,14 +213,74 @@ fn what_both_hooks_see_counts_once() {
     for frame in [udp(CLIENT, SERVER), udp6(CLIENT6, SERVER6)] {
         let first = Arrival { hook: Hook::Xdp, ..arrival(&frame) };
         for _ in 0..4 {
-            for arrival in [first, arrival(&frame)] {
-                let verdict = router.arrive(&frame, &arrival);
-                assert!(matches!(verdict, Verdict::Kernel(Counter::Service)), "{verdict:?}");
-            }
+            let verdict = router.arrive(&frame, &first);
+            assert!(matches!(verdict, Verdict::Defer), "{verdict:?}");
+            let verdict = router.arrive(&frame, &arrival(&frame));
+            assert!(matches!(verdict, Verdict::Kernel(Counter::Service)), "{verdict:?}");
         }
         // And what is too much is dropped by the first of them.
         let verdict = router.arrive(&frame, &first);
         assert!(matches!(verdict, Verdict::Drop(drop) if drop.counter == Counter::DropFloodSource));
+        router.guard.nanoseconds.set(2 * router.guard.nanoseconds.get());
+    }
+}
+
+/// The same of what the router answers, which XDP leaves to tcx at every stage.
+#[test]
+fn what_tcx_answers_counts_once_and_is_logged_once() {
+    let mut settings = Guard { flood_zones: OPEN_WAN, ..Guard::default() };
+    settings.per_source[FloodClass::Udp as usize] = Limit::new(10, 3);
+    settings.total[FloodClass::Udp as usize] = Limit::new(10, 3);
+    let with = |change: &dyn Fn(&mut Simulation)| {
+        let mut router = router(settings);
+        router.policy.decide(2, 1, Action::Allow, classifier::LOG);
+        change(&mut router);
+        router
+    };
+    let rejects = with(&|it| it.policy.decide(2, 1, Action::Reject, classifier::LOG));
+    let nowhere = with(&|it| (it.default_route, it.default_route6) = (None, None));
+    let narrow = with(&|it| {
+        for route in [&mut it.default_route, &mut it.default_route6] {
+            route.as_mut().unwrap().mtu = 20;
+        }
+    });
+    let full = with(&|it| {
+        it.config.flows = 0;
+        it.zones.get_mut(&1).unwrap().flags = MASQUERADE;
+        it.interfaces.get_mut(&LAN).unwrap().nat_address = u32::from_ne_bytes(SERVER);
+    });
+    let (v4, v6) = (udp(CLIENT, SERVER), udp6(CLIENT6, SERVER6));
+    let (mut last4, mut last6) = (v4.clone(), v6.clone());
+    (last4.0[22], last6.0[21]) = (1, 1);
+    for (router, frame, answer, hits) in [
+        (&rejects, &v4, AnswerKind::Refused, 4),
+        (&rejects, &v6, AnswerKind::Refused, 4),
+        (&nowhere, &v4, AnswerKind::NoRoute, 0),
+        (&nowhere, &v6, AnswerKind::NoRoute, 0),
+        (&narrow, &v4, AnswerKind::TooBig, 4),
+        (&narrow, &v6, AnswerKind::TooBig, 4),
+        (&with(&|_| {}), &last4, AnswerKind::TimeExceeded, 4),
+        (&with(&|_| {}), &last6, AnswerKind::TimeExceeded, 4),
+        // That there is no room is known last: both have asked the policy.
+        (&full, &v4, AnswerKind::Prohibited, 8),
+    ] {
+        router.telemetry.events.borrow_mut().clear();
+        let first = Arrival { hook: Hook::Xdp, ..arrival(frame) };
+        for _ in 0..4 {
+            let verdict = router.arrive(frame, &first);
+            assert!(matches!(verdict, Verdict::Defer), "{answer:?}: {verdict:?}");
+            let verdict = router.arrive(frame, &arrival(frame));
+            assert!(
+                matches!(verdict, Verdict::Answer(it) if it.kind == answer),
+                "{answer:?}: {verdict:?}"
+            );
+        }
+        assert_eq!(router.telemetry.events.borrow().len(), hits, "{answer:?}");
+        let verdict = router.arrive(frame, &first);
+        assert!(
+            matches!(verdict, Verdict::Drop(drop) if drop.counter == Counter::DropFloodSource),
+            "{answer:?}: {verdict:?}"
+        );
         router.guard.nanoseconds.set(2 * router.guard.nanoseconds.get());
     }
 }

@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use portcullis_datapath::{
-    Departure, Drop, L3, L4_V6, Tables, Verdict, create4, create6, depart, egress, rewrite,
+    Departure, Drop, Hook, L3, L4_V6, Tables, Verdict, create4, create6, depart, egress, rewrite,
     telemetry,
 };
 use portcullis_datapath_abi::{
@@ -69,7 +69,7 @@ macro_rules! continued {
         pub fn $program(context: TcContext) -> i32 {
             let departure = departure(&context);
             let maps = Maps::new(context.as_ptr());
-            match $decide(&maps) {
+            match ($decide)(&maps) {
                 Verdict::Next(stage) => {
                     stages::egress(&context, stage as u32);
                     missing(&context, &maps, &departure);
@@ -83,7 +83,7 @@ macro_rules! continued {
 }
 continued! {
     /// Making an IPv4 flow of the router.
-    egress_create4: create4;
+    egress_create4: |maps| create4(maps, Hook::Tcx);
     /// Making an IPv6 flow of the router.
     egress_create6: create6;
 }

@@ -218,14 +218,14 @@ macro_rules! continued {
         pub fn $program(context: TcContext) -> i32 {
             let arrival = arrival(&context);
             let maps = Maps::new(context.as_ptr());
-            let verdict = $decide(&maps);
+            let verdict = ($decide)(&maps);
             conclude(&context, &maps, &arrival, verdict)
         }
     )* };
 }
 continued! {
     /// The policy.
-    tcx_rule: rule;
+    tcx_rule: |maps| rule(maps, Hook::Tcx);
     /// Making an IPv6 flow.
     tcx_create6: create6;
 }
@@ -235,7 +235,7 @@ continued! {
 pub fn tcx_create4(context: TcContext) -> i32 {
     let arrival = arrival(&context);
     let maps = Maps::new(context.as_ptr());
-    match create4(&maps) {
+    match create4(&maps, Hook::Tcx) {
         Verdict::Forward(counter, edit, hop) => {
             let mut frame = Buffer::new(&context, ENTRY);
             if rewrite::plain(&mut frame, &edit).is_none() {

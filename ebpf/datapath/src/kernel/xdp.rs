@@ -144,14 +144,14 @@ macro_rules! continued {
         #[xdp]
         pub fn $program(context: XdpContext) -> u32 {
             let maps = Maps::new(context.as_ptr());
-            let verdict = $decide(&maps);
+            let verdict = ($decide)(&maps);
             conclude(&context, &maps, verdict)
         }
     )* };
 }
 continued! {
     /// The policy.
-    xdp_rule: rule;
+    xdp_rule: |maps| rule(maps, Hook::Xdp);
     /// Making an IPv6 flow.
     xdp_create6: create6;
 }
@@ -160,7 +160,7 @@ continued! {
 #[xdp]
 pub fn xdp_create4(context: XdpContext) -> u32 {
     let maps = Maps::new(context.as_ptr());
-    match create4(&maps) {
+    match create4(&maps, Hook::Xdp) {
         Verdict::Forward(counter, edit, hop) => {
             let mut frame = Buffer::new(&context);
             if rewrite::plain(&mut frame, &edit).is_none() {

@@ -4,13 +4,16 @@ use core::cell::Cell;
 
 use portcullis_datapath_abi::{
     Config, FlowKey, FlowKey6,
+    flow::{ICMP, ICMPV6, TCP, UDP},
+    guard::FloodClass,
     policy::{EVENTS, NO_RULE},
 };
 
 use super::path::Path;
 use crate::{
-    FlowTables, NextHop, Tables,
+    FlowTables, NextHop, Tables, Verdict,
     classify::{Action, Question, Ruling},
+    guard::{Visitor, uncount},
     nat::Exit,
     telemetry::flow_started,
 };
@@ -118,6 +121,21 @@ impl Candidate {
             destination_port,
             mac: self.mac.get(),
         }
+    }
+
+    /// From XDP to tcx, which asks about it as if nobody had: it counts there.
+    #[inline(always)]
+    pub(crate) fn leave<'a, T: Tables>(&self, tables: &T) -> Verdict<'a> {
+        let (source, destination) = (self.source.get(), self.destination.get());
+        let class = match self.key.get().protocol {
+            TCP => Some(FloodClass::Syn),
+            UDP => Some(FloodClass::Udp),
+            ICMP | ICMPV6 => Some(FloodClass::Icmp),
+            _ => None,
+        };
+        let (source, destination) = (&source, &destination);
+        uncount(tables, &Visitor { zone: self.from(), source, destination, class });
+        Verdict::Defer
     }
 
     /// No rule has decided about it.

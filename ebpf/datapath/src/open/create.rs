@@ -8,16 +8,17 @@ use portcullis_datapath_abi::{
 
 use super::candidate::{Candidate, IPV6, PLAIN, RESOLVED};
 use crate::{
-    Edit, FlowRef, Hop, Kind, L4, NextHop, Stage, Tables, Verdict,
+    Edit, FlowRef, Hook, Hop, Kind, L4, NextHop, Stage, Tables, Verdict,
     flow::{New4, New6, Terms, create4 as make4, create6 as make6, find4, find6},
     limits,
     nat::{outbound, release},
     verdict::{Answer, AnswerKind, Drop},
 };
 
-/// Stage [`Stage::Create4`]. The source that the flow has on the way out is found, and the flow made.
+/// Stage [`Stage::Create4`] of a hook. The source that the flow has on the way out is found, and the flow
+/// made.
 #[inline(always)]
-pub fn create4<'a, T: Tables>(tables: &'a T) -> Verdict<'a> {
+pub fn create4<'a, T: Tables>(tables: &'a T, hook: Hook) -> Verdict<'a> {
     let (Some(config), Some(candidate)) = (tables.config(), tables.candidate()) else {
         return Verdict::Drop(Drop::from(Counter::DropStage, Drop::UNKNOWN));
     };
@@ -25,7 +26,7 @@ pub fn create4<'a, T: Tables>(tables: &'a T) -> Verdict<'a> {
     let full_cone = candidate.ruling.get() & classifier::FULL_CONE != 0;
     let source = match outbound(tables, config, &key, &candidate.exit.get(), full_cone) {
         Ok(source) => source,
-        Err(reason) => return failed(tables, candidate, reason),
+        Err(reason) => return failed(tables, candidate, hook, reason),
     };
     let [.., host] = candidate.destination.get();
     // What the other end answers. An echo reply has the query id where the request had none.
@@ -61,7 +62,7 @@ pub fn create4<'a, T: Tables>(tables: &'a T) -> Verdict<'a> {
                 forget(tables, candidate);
                 return Verdict::Next(Stage::Entry);
             }
-            failed(tables, candidate, reason)
+            failed(tables, candidate, hook, reason)
         }
     }
 }
@@ -107,7 +108,8 @@ pub fn create6<'a, T: Tables>(tables: &'a T) -> Verdict<'a> {
                 forget(tables, candidate);
                 return Verdict::Next(Stage::Entry);
             }
-            failed(tables, candidate, reason)
+            // Of IPv6 nobody is told, at no hook.
+            failed(tables, candidate, Hook::Tcx, reason)
         }
     }
 }
@@ -158,12 +160,20 @@ impl Candidate {
 }
 
 #[inline(always)]
-fn failed<'a, T: Tables>(tables: &T, candidate: &Candidate, reason: Counter) -> Verdict<'a> {
+fn failed<'a, T: Tables>(
+    tables: &T,
+    candidate: &Candidate,
+    hook: Hook,
+    reason: Counter,
+) -> Verdict<'a> {
     forget(tables, candidate);
     let drop = Drop::between(reason, candidate.from(), candidate.to.get());
     // Who is let out, but not now, is told (RFC 5508 REQ-8). Not who comes in: under a flood these are
     // forged.
     if candidate.leaves_translated() && matches!(reason, Counter::DropPorts | Counter::DropFull) {
+        if hook == Hook::Xdp {
+            return candidate.leave(tables);
+        }
         return Verdict::Answer(Answer { drop, kind: AnswerKind::Prohibited, mtu: 0 });
     }
     Verdict::Drop(drop)

@@ -17,7 +17,7 @@ mod v6;
 
 use portcullis_datapath_abi::{Counter, guard::FloodClass};
 
-use crate::{Frame, Kind, packet::tcp};
+use crate::{Frame, Kind, Verdict, packet::tcp};
 
 pub(crate) use candidate::IPV6;
 pub use candidate::{Candidate, CandidateTables};
@@ -52,6 +52,12 @@ pub(crate) fn opens(kind: Kind, tcp_flags: u8) -> Result<(), Counter> {
 pub(crate) fn is_reset(kind: Kind, tcp_flags: u8) -> bool {
     let flags = tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN);
     matches!(kind, Kind::Tcp) && flags == tcp::RST
+}
+
+/// Whether XDP leaves a packet to tcx by this verdict, which asks about it as if nobody had: it counts there.
+#[inline(always)]
+fn is_left_to_tcx(verdict: &Verdict<'_>) -> bool {
+    matches!(verdict, Verdict::Kernel(_) | Verdict::Answer(_))
 }
 
 /// What a first packet counts as in the limits of floods.

@@ -8,7 +8,7 @@ use portcullis_datapath_abi::{
 
 use super::candidate::{Candidate, IPV6, SERVICE};
 use crate::{
-    Stage, Tables, Verdict,
+    Hook, Stage, Tables, Verdict,
     classify::{Action, Ruling, classify, default_of},
     guard::must_prove,
     limits,
@@ -17,13 +17,18 @@ use crate::{
     verdict::{Answer, AnswerKind, Drop},
 };
 
-/// Stage [`Stage::Rule`].
+/// Stage [`Stage::Rule`] of a hook. What XDP cannot carry out it leaves to tcx, where the packet begins
+/// anew: so nothing of it is counted or logged here.
 #[inline(always)]
-pub fn rule<'a, T: Tables>(tables: &'a T) -> Verdict<'a> {
+pub fn rule<'a, T: Tables>(tables: &'a T, hook: Hook) -> Verdict<'a> {
     let Some(candidate) = tables.candidate() else {
         return Verdict::Drop(Drop::from(Counter::DropStage, Drop::UNKNOWN));
     };
     let (from, to) = (candidate.from(), candidate.to.get());
+    if hook == Hook::Xdp && unsendable(candidate, from, to).is_some() {
+        // Before a limit of its rule counts it.
+        return candidate.leave(tables);
+    }
     let ruling = match default_of(tables, from, to) {
         Some(ruling) => ruling,
         None => {
@@ -33,11 +38,17 @@ pub fn rule<'a, T: Tables>(tables: &'a T) -> Verdict<'a> {
     };
     // The router's services need no flows, so that a flood of queries cannot fill the table.
     if ruling.rule == NO_RULE && candidate.facts.get() & SERVICE != 0 {
+        if hook == Hook::Xdp {
+            return candidate.leave(tables);
+        }
         return Verdict::Kernel(Counter::Service);
     }
     // A port forward or a mapping lets in what no rule decides about.
     let invited = ruling.rule == NO_RULE && is_invited(candidate.inside.get(), from, to);
     if !invited {
+        if hook == Hook::Xdp && matches!(ruling.action, Action::Reject) {
+            return candidate.leave(tables);
+        }
         if ruling.flags & classifier::LOG != 0 {
             let (source, destination) = (candidate.source.get(), candidate.destination.get());
             let question = candidate.question(&source, &destination);
@@ -47,7 +58,7 @@ pub fn rule<'a, T: Tables>(tables: &'a T) -> Verdict<'a> {
             return verdict;
         }
     }
-    if let Some(verdict) = unfit(tables, candidate, from, to) {
+    if let Some(verdict) = unfit(tables, candidate, hook, from, to) {
         // The flow that the ruling let in was not made after all: it does not count for its source.
         if ruling.flags & classifier::LIMITED != 0 {
             limits::release(tables, ruling.rule, &candidate.source.get());
@@ -86,6 +97,7 @@ fn refusal<'a>(ruling: &Ruling, from: u8, to: u8) -> Option<Verdict<'a>> {
 fn unfit<'a, T: Tables>(
     tables: &T,
     candidate: &Candidate,
+    hook: Hook,
     from: u8,
     to: u8,
 ) -> Option<Verdict<'a>> {
@@ -94,6 +106,13 @@ fn unfit<'a, T: Tables>(
     {
         return Some(Verdict::Next(Stage::Challenge));
     }
+    // At XDP it has gone by that already.
+    if hook == Hook::Xdp { None } else { unsendable(candidate, from, to) }
+}
+
+/// Why a packet through the router is answered instead of sent on, whatever the policy says.
+#[inline(always)]
+fn unsendable<'a>(candidate: &Candidate, from: u8, to: u8) -> Option<Verdict<'a>> {
     if candidate.flags.get() & TO_ROUTER != 0 {
         return None;
     }

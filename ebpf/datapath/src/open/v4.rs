@@ -8,7 +8,7 @@ use portcullis_datapath_abi::{
 
 use super::{
     candidate::{Candidate, PLAIN, RESOLVED, SERVICE},
-    dhcp_client_keys, flood_class, is_dhcp_request, is_reset, link_source, opens,
+    dhcp_client_keys, flood_class, is_dhcp_request, is_left_to_tcx, is_reset, link_source, opens,
     path::PathKey,
     service_of,
 };
@@ -51,8 +51,26 @@ pub fn open4<'a, T: Tables, F: Frame>(tables: &'a T, frame: &F, arrival: &Arriva
     if let Admission::Refused(reason) = admit(tables, &visitor) {
         return Verdict::Drop(Drop::from(reason, from));
     }
+    let verdict = admitted(tables, config, frame, arrival, packet, from);
+    if arrival.hook == Hook::Xdp && is_left_to_tcx(&verdict) {
+        uncount(tables, &visitor);
+        return Verdict::Defer;
+    }
+    verdict
+}
+
+/// Whom a packet is for that the guard lets in, and the way there.
+#[inline(always)]
+fn admitted<'a, T: Tables, F: Frame>(
+    tables: &'a T,
+    config: &Config,
+    frame: &F,
+    arrival: &Arrival,
+    packet: &Packet,
+    from: u8,
+) -> Verdict<'a> {
     if arrival.cast == Cast::Group || is_group(packet.destination) {
-        return for_router(tables, config, frame, arrival, packet, &visitor);
+        return to_router(tables, config, frame, arrival, packet);
     }
     let Some(candidate) = tables.candidate() else {
         return Verdict::Drop(Drop::from(Counter::DropStage, from));
@@ -73,7 +91,7 @@ pub fn open4<'a, T: Tables, F: Frame>(tables: &'a T, frame: &F, arrival: &Arriva
         Inbound::Inside(inside) => enter(candidate, packet, &inside),
         Inbound::Direct if !tables.is_local(packet.destination) => {}
         Inbound::Direct | Inbound::ToRouter => {
-            return for_router(tables, config, frame, arrival, packet, &visitor);
+            return to_router(tables, config, frame, arrival, packet);
         }
     }
     if !may_be_end(packet.source)
@@ -199,23 +217,7 @@ fn through<'a, T: Tables>(
     ready(arrival, packet, candidate)
 }
 
-/// A packet for the router itself. What XDP leaves to tcx counts there.
-#[inline(always)]
-fn for_router<'a, T: Tables, F: Frame>(
-    tables: &'a T,
-    config: &Config,
-    frame: &F,
-    arrival: &Arrival,
-    packet: &Packet,
-    visitor: &Visitor<'_>,
-) -> Verdict<'a> {
-    let verdict = to_router(tables, config, frame, arrival, packet);
-    if arrival.hook == Hook::Xdp && matches!(verdict, Verdict::Kernel(_)) {
-        uncount(tables, visitor);
-    }
-    verdict
-}
-
+/// A packet for the router itself.
 #[inline(always)]
 fn to_router<'a, T: Tables, F: Frame>(
     tables: &'a T,

@@ -4,7 +4,8 @@ use portcullis_datapath_abi::{Counter, FlowKey, flow::TO_ROUTER, policy::ROUTER}
 
 use super::{
     candidate::{Candidate, IPV6, RESOLVED, SERVICE},
-    dhcp6_client_key, flood_class, is_dhcp6_request, is_reset, link_source, opens, service_of,
+    dhcp6_client_key, flood_class, is_dhcp6_request, is_left_to_tcx, is_reset, link_source, opens,
+    service_of,
 };
 use crate::{
     Arrival, Cast, Hook, Kind, NextHop, RouteQuery, Stage, Tables, Verdict,
@@ -42,18 +43,30 @@ pub fn open6<'a, T: Tables, F: Frame>(tables: &'a T, frame: &F, arrival: &Arriva
     if let Admission::Refused(reason) = admit(tables, &visitor) {
         return Verdict::Drop(Drop::from(reason, from));
     }
+    let verdict = admitted(tables, frame, arrival, packet, from);
+    if arrival.hook == Hook::Xdp && is_left_to_tcx(&verdict) {
+        uncount(tables, &visitor);
+        return Verdict::Defer;
+    }
+    verdict
+}
+
+/// Whom a packet is for that the guard lets in, and the way there.
+#[inline(always)]
+fn admitted<'a, T: Tables, F: Frame>(
+    tables: &'a T,
+    frame: &F,
+    arrival: &Arrival,
+    packet: &Packet6,
+    from: u8,
+) -> Verdict<'a> {
     let group = arrival.cast == Cast::Group || is_group(&packet.destination);
     let link = is_link_local(&packet.destination) || is_link_scope(&packet.destination);
     if packet.kind == Kind::Link {
         return neighbourhood(tables, packet, from, link);
     }
     if group || link || tables.is_local6(&packet.destination) {
-        let verdict = to_router(tables, frame, packet, arrival.interface, (from, group, link));
-        // What XDP leaves to tcx counts there.
-        if arrival.hook == Hook::Xdp && matches!(verdict, Verdict::Kernel(_)) {
-            uncount(tables, &visitor);
-        }
-        return verdict;
+        return to_router(tables, frame, packet, arrival.interface, (from, group, link));
     }
     if !may_be_end(&packet.source)
         || !may_be_end(&packet.destination)

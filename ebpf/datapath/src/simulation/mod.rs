@@ -21,8 +21,8 @@ use portcullis_datapath_abi::{
 };
 
 use crate::{
-    Arrival, Candidate, CandidateTables, Departure, PATHS, Path, Route, RouteQuery, Stage, Tables,
-    Verdict, hold::Held,
+    Arrival, Candidate, CandidateTables, Departure, Hook, PATHS, Path, Route, RouteQuery, Stage,
+    Tables, Verdict, hold::Held,
 };
 
 pub use frame::Bytes;
@@ -144,8 +144,8 @@ impl Simulation {
                 Verdict::Next(Stage::Refresh6) => crate::refresh6(self, frame, arrival),
                 Verdict::Next(Stage::Open4) => crate::open4(self, frame, arrival),
                 Verdict::Next(Stage::Open6) => crate::open6(self, frame, arrival),
-                Verdict::Next(Stage::Rule) => crate::rule(self),
-                Verdict::Next(Stage::Create4) => crate::create4(self),
+                Verdict::Next(Stage::Rule) => crate::rule(self, arrival.hook),
+                Verdict::Next(Stage::Create4) => crate::create4(self, arrival.hook),
                 Verdict::Next(Stage::Create6) => crate::create6(self),
                 Verdict::Next(Stage::IcmpError) => crate::icmp_error(self, frame, arrival),
                 Verdict::Next(Stage::Fragment4) => {
@@ -171,7 +171,7 @@ impl Simulation {
             verdict = match verdict {
                 Verdict::Next(Stage::Entry) => crate::egress(self, frame, departure),
                 Verdict::Next(Stage::Depart) => crate::depart(self, frame, departure),
-                Verdict::Next(Stage::Create4) => crate::create4(self),
+                Verdict::Next(Stage::Create4) => crate::create4(self, Hook::Tcx),
                 Verdict::Next(Stage::Create6) => crate::create6(self),
                 last => return last,
             };

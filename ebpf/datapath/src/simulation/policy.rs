@@ -12,7 +12,7 @@ use portcullis_datapath_abi::{
 };
 
 use super::Simulation;
-use crate::classify::PolicyTables;
+use crate::classify::{Action, PolicyTables};
 
 /// Sources that there is room for, under all rules together.
 const SOURCES: usize = 64;
@@ -62,6 +62,11 @@ impl PolicyState {
 impl PolicyState {
     /// Lets everything pass from one zone to another: the default of the pair.
     pub fn allow(&mut self, from: u8, to: u8) {
+        self.decide(from, to, Action::Allow, 0);
+    }
+
+    /// Sets the default of a pair, with flags of [`classifier`].
+    pub fn decide(&mut self, from: u8, to: u8, action: Action, flags: u8) {
         let line = |words: [u64; 4]| Line(words.map(AtomicU64::new));
         let Some(lines) = self.lines.get_mut(self.bank as usize) else { return };
         if lines.is_empty() {
@@ -73,7 +78,7 @@ impl PolicyState {
         }
         let Some(zones) = lines.first().map(|header| header.low(1)) else { return };
         if let Some(pair) = lines.get_mut(classifier::pair(zones, from, to) as usize) {
-            *pair = line([classifier::decision(NO_RULE, 1, 0, 0), 0, 0, 0]);
+            *pair = line([classifier::decision(NO_RULE, action as u8, flags, 0), 0, 0, 0]);
         }
     }
 }

@@ -113,8 +113,8 @@ fn created<'a>(site: &'a Simulation, packet: &[u8], hook: Hook) -> Verdict<'a> {
     let first = ingress(site, &frame, &arrival);
     assert!(matches!(first, Verdict::Next(Stage::Open4 | Stage::Flow4)), "{first:?}");
     assert!(matches!(open4(site, &frame, &arrival), Verdict::Next(Stage::Rule)));
-    assert!(matches!(rule(site), Verdict::Next(Stage::Create4)));
-    create4(site)
+    assert!(matches!(rule(site, hook), Verdict::Next(Stage::Create4)));
+    create4(site, hook)
 }
 
 #[test]
@@ -147,8 +147,8 @@ fn what_is_not_a_whole_datagram_or_cannot_be_sent_here_starts_over() {
     };
     let frame = ethernet(&first_fragment);
     assert!(matches!(open4(&site, &frame, &arrival(LAN, &frame)), Verdict::Next(Stage::Rule)));
-    assert!(matches!(rule(&site), Verdict::Next(Stage::Create4)));
-    assert!(matches!(create4(&site), Verdict::Next(Stage::Entry)), "a fragment");
+    assert!(matches!(rule(&site, Hook::Tcx), Verdict::Next(Stage::Create4)));
+    assert!(matches!(create4(&site, Hook::Tcx), Verdict::Next(Stage::Entry)), "a fragment");
     let syn = datagram(HOST, SERVER, 6, 64, &tcp(4001, 53, 2, b""));
     assert!(matches!(created(&site, &syn, Hook::Tcx), Verdict::Next(Stage::Flow4)), "a SYN");
     let from_xdp = datagram(HOST, SERVER, 17, 64, &udp(4002, 53, b""));
@@ -163,7 +163,7 @@ fn what_is_not_a_whole_datagram_or_cannot_be_sent_here_starts_over() {
         let mut arrival = arrival(LAN, &frame);
         arrival.hook = Hook::Xdp;
         assert!(matches!(open4(&site, &frame, &arrival), Verdict::Next(Stage::Rule)));
-        assert!(matches!(rule(&site), Verdict::Next(Stage::Create4)));
-        assert_eq!(matches!(create4(&site), Verdict::Forward(..)), leaves, "{flags}");
+        assert!(matches!(rule(&site, Hook::Tcx), Verdict::Next(Stage::Create4)));
+        assert_eq!(matches!(create4(&site, Hook::Tcx), Verdict::Forward(..)), leaves, "{flags}");
     }
 }
