@@ -12,6 +12,9 @@ pub const INTERFACE_SLOTS: u32 = 1024;
 
 /// Most addresses of the router.
 pub const MAX_ADDRESSES: u32 = 1024;
+/// In a value of `map::ADDRESSES`, beside the index: not an address of the router, but the broadcast address
+/// of a subnet that it is in.
+pub const BROADCAST: u32 = 1 << 31;
 
 /// Datagrams in fragments that are followed at the same time.
 pub const MAX_FRAGMENTED: u32 = 4096;

@@ -80,6 +80,9 @@ pub trait Tables:
     fn zone(&self, id: u8) -> Option<&Zone>;
     /// Whether an IPv4 address is the router's own.
     fn is_local(&self, address: u32) -> bool;
+    /// Whether an IPv4 address is all hosts of a subnet that the router is in; [`Self::is_local`] says so of
+    /// these too.
+    fn is_broadcast(&self, address: u32) -> bool;
     /// Whether an IPv6 address is the router's own.
     fn is_local6(&self, address: &[u32; 4]) -> bool;
     /// Looks a route up. `None`: there is none, or the destination is not to be forwarded to.

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use portcullis_bus::network::InterfaceStatus;
 use portcullis_datapath_abi::{
     Interface, Zone, from_address,
-    policy::{self, INTERFACE_SLOTS, MAX_ADDRESSES, MAX_ZONES},
+    policy::{self, BROADCAST, INTERFACE_SLOTS, MAX_ADDRESSES, MAX_ZONES},
 };
 use portcullis_model::{Label, Name, RouterService, part::FirewallPart};
 use portcullis_policy::{Compiled, Nat, NatInterface, Resolved, Surroundings, compile_nat};
@@ -36,7 +36,8 @@ pub struct Desired {
     pub policy: Option<Arc<Compiled>>,
     /// Port forwards, 1:1 addresses, pools.
     pub nat: Nat,
-    /// The router's IPv4 addresses, to the index of their interface.
+    /// The router's IPv4 addresses, to the index of their interface, and broadcast addresses of its subnets
+    /// ([`BROADCAST`]).
     pub addresses: BTreeMap<u32, u32>,
     /// The router's IPv6 addresses, likewise.
     pub addresses6: BTreeMap<[u32; 4], u32>,
@@ -89,6 +90,7 @@ pub fn compile(
         }
         desired.devices.insert(status.index, device(part, status));
     }
+    add_broadcasts(&mut desired, interfaces);
     compile_translations(&mut desired, part, interfaces, &ids);
     desired
 }
@@ -215,6 +217,30 @@ fn add_interface(desired: &mut Desired, status: &InterfaceStatus, zone: u8) {
     );
 }
 
+/// Broadcast addresses of all subnets that the router is in, whatever zone they belong to: the kernel routes
+/// nothing to any of them. Subnets of 31 bits have none (RFC 3021).
+fn add_broadcasts(desired: &mut Desired, interfaces: &[InterfaceStatus]) {
+    for status in interfaces.iter().filter(|status| status.index != 0) {
+        for text in &status.addresses {
+            let Ok(IpNet::V4(subnet)) = text.parse() else { continue };
+            let address = from_address(subnet.broadcast());
+            // What is also an address of the router is one.
+            if subnet.prefix_len() > 30 || desired.addresses.contains_key(&address) {
+                continue;
+            }
+            if desired.addresses.len() + desired.addresses6.len() >= MAX_ADDRESSES as usize {
+                desired.problems.push(format!(
+                    "more than {MAX_ADDRESSES} addresses: {}, the broadcast address of {subnet}, \
+                     counts as one that nothing leads to",
+                    subnet.broadcast()
+                ));
+                continue;
+            }
+            desired.addresses.insert(address, status.index | BROADCAST);
+        }
+    }
+}
+
 /// Ids for all zones: those that have one keep it, new ones get the lowest that is free.
 fn zone_ids(
     part: &FirewallPart,
@@ -311,6 +337,27 @@ mod tests {
     }
 
     #[test]
+    fn subnets_have_broadcast_addresses() {
+        let interfaces = [
+            interface("lan", 2, &["192.168.77.1/24", "192.168.77.2/24", "fd00::1/64"]),
+            // The broadcast address of the first subnet is the router's in the second.
+            interface("wan", 3, &["10.0.0.1/30", "10.0.0.3/8", "10.1.0.0/31", "10.2.0.1/32"]),
+            interface("closed", 4, &["10.9.0.1/16"]),
+        ];
+        let desired = compile(&part(""), &interfaces, &Standing::default());
+        let of = |octets: [u8; 4]| desired.addresses.get(&u32::from_ne_bytes(octets)).copied();
+        assert_eq!(of([192, 168, 77, 255]), Some(2 | BROADCAST));
+        assert_eq!(of([10, 0, 0, 3]), Some(3));
+        assert_eq!(of([10, 255, 255, 255]), Some(3 | BROADCAST));
+        assert_eq!(
+            of([10, 9, 255, 255]),
+            Some(4 | BROADCAST),
+            "it is in the routing table all the same"
+        );
+        assert_eq!(desired.addresses.len(), 2 + 4 + 3);
+    }
+
+    #[test]
     fn interfaces_of_both_families_get_their_zone_and_addresses() {
         let interfaces = [
             interface("lan", 2, &["192.168.77.1/24", "fd00::1/64", "fe80::1/64"]),
@@ -334,7 +381,8 @@ mod tests {
         );
         assert_eq!(wan.map(|wan| usize::from(wan.zone)), Some(zone("wan")));
         assert_eq!(wan.map(|wan| wan.nat_address), Some(u32::from_ne_bytes([198, 51, 100, 2])));
-        assert_eq!(desired.addresses.len(), 3);
+        let router = desired.addresses.values().filter(|index| *index & BROADCAST == 0);
+        assert_eq!(router.count(), 3);
         assert_eq!(
             desired.addresses6.get(&words6("fd00::1".parse().unwrap_or_else(|_| panic!()))),
             Some(&2)

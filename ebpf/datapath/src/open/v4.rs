@@ -226,7 +226,10 @@ fn to_router<'a, T: Tables, F: Frame>(
     arrival: &Arrival,
     packet: &Packet,
 ) -> Verdict<'a> {
-    let group = arrival.cast == Cast::Group || is_group(packet.destination);
+    // A subnet's broadcast, whichever way it came (RFC 1812 section 5.3.5.2): it is for no host, nor forwarded.
+    let group = arrival.cast == Cast::Group
+        || is_group(packet.destination)
+        || tables.is_broadcast(packet.destination);
     let (Some(interface), Some(candidate)) =
         (tables.interface(arrival.interface), tables.candidate())
     else {

@@ -43,6 +43,8 @@ pub struct Simulation {
     pub zones: BTreeMap<u8, Zone>,
     /// The router's IPv4 addresses.
     pub addresses: BTreeSet<u32>,
+    /// Broadcast addresses of its subnets.
+    pub broadcasts: BTreeSet<u32>,
     /// The router's IPv6 addresses.
     pub addresses6: BTreeSet<[u32; 4]>,
     /// What routes are answered with, by the first three words of the destination and three bytes of
@@ -102,6 +104,7 @@ impl Simulation {
             interfaces: BTreeMap::new(),
             zones: BTreeMap::new(),
             addresses: BTreeSet::new(),
+            broadcasts: BTreeSet::new(),
             addresses6: BTreeSet::new(),
             routes: BTreeMap::new(),
             default_route: None,
@@ -214,7 +217,11 @@ impl Tables for Simulation {
     }
 
     fn is_local(&self, address: u32) -> bool {
-        self.addresses.contains(&address)
+        self.addresses.contains(&address) || self.is_broadcast(address)
+    }
+
+    fn is_broadcast(&self, address: u32) -> bool {
+        self.broadcasts.contains(&address)
     }
 
     fn is_local6(&self, address: &[u32; 4]) -> bool {

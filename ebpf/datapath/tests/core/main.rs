@@ -305,6 +305,34 @@ fn dhcp_is_heard_from_the_zones_that_have_it_and_from_servers_that_were_asked() 
     assert_eq!(group(LAN, &offer), Counter::DropPolicy, "only where it was asked");
 }
 
+/// In a frame that is for the router alone, as from a neighbour that forwards it (RFC 1812 section 5.3.5.2).
+#[test]
+fn broadcasts_of_subnets_are_neither_forwarded_nor_answered() {
+    let mut router = router();
+    // As in the kernel: there is no way to one of them.
+    router.default_route = None;
+    router.routes.clear();
+    let subnet = std::net::Ipv4Addr::new(192, 168, 77, 255);
+    router.broadcasts.insert(from_address(subnet));
+    let to = |from, packet: &[u8]| {
+        assert_eq!(pass(&router, from, packet), Err("drop.multicast".to_owned()));
+    };
+    for (from, host) in [(WAN, SERVER), (LAN, HOST)] {
+        to(from, &datagram(host, subnet, 17, 64, &udp(4000, 7, b"echo")));
+        to(from, &datagram(host, subnet, 17, 64, &udp(4000, 53, b"query")));
+        to(from, &datagram(host, subnet, 17, 1, &udp(4000, 7, b"the last hop")));
+        to(from, &datagram(host, subnet, 1, 64, &echo(8, 1, b"smurf")));
+        to(from, &datagram(host, subnet, 6, 64, &tcp(4000, 80, 2, b"")));
+    }
+    // A DHCP client may ask all hosts of its subnet.
+    let renewal = datagram(HOST, subnet, 17, 64, &udp(68, 67, b""));
+    assert_eq!(pass(&router, LAN, &renewal), Err("router.service".to_owned()));
+    // Nobody sends from there (section 5.3.7).
+    let forged = datagram(subnet, SERVER, 17, 64, &udp(7, 7, b""));
+    assert_eq!(pass(&router, LAN, &forged), Err("drop.martian".to_owned()));
+    assert_eq!(router.flows.in_use(), 0);
+}
+
 #[test]
 fn a_flow_whose_route_moves_to_another_address_is_removed() {
     let mut router = router();

@@ -2,7 +2,7 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
     thread,
     time::{Duration, Instant},
@@ -99,6 +99,24 @@ action = "allow"
             site.counters()?
         );
     }
+    Ok(())
+}
+
+/// The provider sends to all hosts of the LAN at once, in frames to the router alone.
+#[test]
+fn a_broadcast_into_a_subnet_is_not_answered() -> Result<()> {
+    let mut site = Site::new("")?;
+    site.provider.run(&format!("ip route add 192.168.77.0/24 via {WAN}"))?;
+    let socket = udp(&site.provider, (PROVIDER, 4000))?;
+    socket.connect((Ipv4Addr::new(192, 168, 77, 255), 7))?;
+    socket.send(b"echo")?;
+    let end = Instant::now() + PATIENCE;
+    while site.count(Counter::DropMulticast)? == 0 {
+        ensure!(Instant::now() < end, "{}", site.counters()?);
+        thread::yield_now();
+    }
+    ensure!(site.count(Counter::RouterAnswers)? == 0, "{}", site.counters()?);
+    ensure!(socket.take_error()?.is_none(), "the sender was told something");
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use portcullis_datapath_abi::{
     Interface, Zone,
-    policy::{INTERFACE_SLOTS, MAX_ADDRESSES, MAX_ZONES},
+    policy::{BROADCAST, INTERFACE_SLOTS, MAX_ADDRESSES, MAX_ZONES},
 };
 
 #[map]
@@ -40,6 +40,13 @@ pub fn zone<'a>(id: u8) -> Option<&'a Zone> {
 #[inline(always)]
 pub fn is_local(address: u32) -> bool {
     ADDRESSES.get_ptr(address).is_some()
+}
+
+/// Whether an IPv4 address is the broadcast address of a subnet.
+#[inline(always)]
+pub fn is_broadcast(address: u32) -> bool {
+    // SAFETY: a word, which the service replaces whole.
+    unsafe { ADDRESSES.get(address) }.is_some_and(|interface| interface & BROADCAST != 0)
 }
 
 /// Whether an IPv6 address is the router's own.

@@ -124,6 +124,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn is_broadcast(&self, address: u32) -> bool {
+        interfaces::is_broadcast(address)
+    }
+
+    #[inline(always)]
     fn is_local6(&self, address: &[u32; 4]) -> bool {
         interfaces::is_local6(address)
     }
