@@ -59,13 +59,23 @@ impl Watchdog {
     }
 }
 
+/// What the kernel's own timer (softdog) calls itself.
+const TIMER: &str = "Software Watchdog";
+
 /// All that are hardware; the kernel's own timer, which a kernel that hangs does not serve, only if
 /// there are none. Their numbers say nothing: drivers find their hardware in any order.
 fn names(sys: &Path) -> Vec<String> {
     let made_up = fs::canonicalize(sys.join("devices/virtual")).ok();
-    let own = |path: &PathBuf| {
-        let device = fs::canonicalize(path).ok();
-        made_up.as_ref().zip(device).is_some_and(|(made_up, device)| device.starts_with(made_up))
+    let own = |path: &PathBuf| match fs::read_to_string(path.join("identity")) {
+        Ok(identity) => identity.trim() == TIMER,
+        // A kernel without that file. Not all drivers say which device their watchdog belongs to.
+        Err(_) => {
+            let device = fs::canonicalize(path).ok();
+            made_up
+                .as_ref()
+                .zip(device)
+                .is_some_and(|(made_up, device)| device.starts_with(made_up))
+        }
     };
     let entries = fs::read_dir(sys.join("class/watchdog")).into_iter().flatten().flatten();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
@@ -140,6 +150,12 @@ mod tests {
             ["watchdog0", "watchdog2"]
         );
         assert_eq!(names(sys(&["virtual", "virtual"]).path()), ["watchdog0"]);
+        let named = sys(&["virtual", "virtual"]);
+        for (number, identity) in ["Software Watchdog\n", "i6300ESB timer\n"].iter().enumerate() {
+            let folder = named.path().join(format!("class/watchdog/watchdog{number}"));
+            fs::write(folder.join("identity"), identity).unwrap();
+        }
+        assert_eq!(names(named.path()), ["watchdog1"]);
         assert!(names(sys(&[]).path()).is_empty());
         assert!(names(Path::new("/nonexistent")).is_empty());
     }

@@ -21,6 +21,7 @@ use portcullis_netns::dies_with_us;
 use serde::de::DeserializeOwned;
 
 pub use inside::{init, is_init};
+pub use pack::MODULE_FOLDER;
 
 /// Begins the line in which the guest reports.
 const RESULT: &str = "@result ";

@@ -16,7 +16,7 @@ use portcullis_netns::execute;
 /// Where tools are looked for.
 const PATH: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
-/// Folder of the modules, numbered in the order in which they are to be loaded.
+/// Folder of the modules in the guest, `NUMBER-NAME` in the order in which they are loaded.
 pub const MODULE_FOLDER: &str = "/modules";
 
 /// Writes kernel and initial file system into a folder; returns their paths.
