@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use portcullis_qemu::{Accelerator, Disk, Lab, addresses};
+use portcullis_qemu::{Accelerator, Disk, Lab, Scratch, addresses};
 use serde_json::Value;
 
 use crate::report::{Report, Row};
@@ -29,7 +29,7 @@ const MEMORY_BOUND_MIB: f64 = 96.0;
 
 /// Boots the image in the lab and reads what it says of itself.
 pub fn measure(image: &Path) -> Result<Report> {
-    let folder = tempfile::Builder::new().prefix("portcullis-bench-").tempdir()?;
+    let folder = Scratch::new("bench")?;
     let disk = Disk::overlay(
         &image.join("portcullis.raw"),
         &folder.path().join("disk.qcow2"),

@@ -66,6 +66,7 @@ fn main() -> Result<ExitCode> {
         portcullis_guest::init(datapath::guest::inside::perform);
     }
     let Arguments { bench, image, bounds, only, out } = Arguments::parse();
+    portcullis_qemu::clean_up_at_signals()?;
     let benches: [(Bench, &dyn Fn() -> Result<Report>); 5] = [
         (Bench::Size, &|| size::measure(&image)),
         (Bench::Boot, &|| boot::measure(&image)),
