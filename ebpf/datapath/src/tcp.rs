@@ -9,13 +9,16 @@
 //! [`track`] is a few compares for an established connection; all else is in `control`, a function
 //! of its own. Each field of a [`Side`] is written by packets of one direction only (`max_end` by the
 //! other side's), so that two CPUs do not undo each other's notes; only a connection that begins
-//! anew writes both sides.
+//! anew writes both sides. Two CPUs may carry packets of the same direction, too (a sender that moves,
+//! receive packet steering): `end` and `max_end` are raised atomically. Had a number fallen back,
+//! the last acknowledgment of a flight would be of what was never sent, however often it came.
 
 mod options;
 
-use core::{marker::PhantomData, ptr::NonNull};
+use core::{marker::PhantomData, ptr::NonNull, sync::atomic::Ordering};
 
 use portcullis_datapath_abi::flow::{ACK, FIN, NO_SCALE, RST, SYN, Side};
+use portcullis_flow_table::AtomicU32;
 
 pub use options::{Options, clamp_mss, mss_limit, options};
 
@@ -38,6 +41,9 @@ const LATE_COPY: u32 = 1 << 24;
 
 /// Largest shift of a window (RFC 7323 section 2.3).
 const MAX_SCALE: u8 = 14;
+
+/// How often a number is tried to be raised: each failure is another CPU's success in between.
+const RAISES: usize = 4;
 
 /// What tracking needs of a segment, in host byte order.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -131,6 +137,20 @@ impl SideRef<'_> {
         seen, set_seen: u8;
     }
 
+    /// Raises `end`, which was `before` just now.
+    #[inline(always)]
+    fn raise_end(self, before: u32, to: u32) {
+        // SAFETY: as above; aligned. All that is read or written beside it are whole words.
+        raise(unsafe { AtomicU32::from_ptr(&raw mut (*self.side.as_ptr()).end) }, before, to);
+    }
+
+    /// Raises `max_end`, which was `before` just now.
+    #[inline(always)]
+    fn raise_max_end(self, before: u32, to: u32) {
+        // SAFETY: as for `end`.
+        raise(unsafe { AtomicU32::from_ptr(&raw mut (*self.side.as_ptr()).max_end) }, before, to);
+    }
+
     /// Whether it has sent a SYN.
     #[inline(always)]
     fn begun(self) -> bool {
@@ -169,6 +189,17 @@ const fn reaches(a: u32, b: u32) -> bool {
     a.wrapping_sub(b) as i32 >= 0
 }
 
+/// Sets `number` to `to`, unless another CPU has set it to that or more since it was `before`.
+#[inline(always)]
+fn raise(number: &AtomicU32, mut before: u32, to: u32) {
+    for _ in 0..RAISES {
+        match number.compare_exchange(before, to, Ordering::Relaxed, Ordering::Relaxed) {
+            Err(now) if !reaches(now, to) => before = now,
+            _ => return,
+        }
+    }
+}
+
 /// Whether `number` is between both, in sequence space.
 #[inline(always)]
 const fn between(number: u32, first: u32, last: u32) -> bool {
@@ -204,7 +235,7 @@ pub fn track_established(segment: &Segment, sides: (SideRef<'_>, SideRef<'_>)) -
         return false;
     }
     if more > 0 {
-        sender.set_end(end);
+        sender.raise_end(sent, end);
     }
     note_window(segment, sender, receiver);
     true
@@ -262,9 +293,9 @@ fn acknowledgment_in_window(segment: &Segment, receiver: SideRef<'_>, reach: u32
 /// Notes what a segment in the window says. Only what changes is written.
 #[inline(always)]
 fn note(segment: &Segment, sender: SideRef<'_>, receiver: SideRef<'_>) {
-    let end = segment.end();
-    if !reaches(sender.end(), end) {
-        sender.set_end(end);
+    let (end, sent) = (segment.end(), sender.end());
+    if !reaches(sent, end) {
+        sender.raise_end(sent, end);
     }
     note_window(segment, sender, receiver);
 }
@@ -276,9 +307,9 @@ fn note_window(segment: &Segment, sender: SideRef<'_>, receiver: SideRef<'_>) {
         sender.set_window(segment.window);
     }
     let window = u32::from(segment.window) << (sender.scale() & 15);
-    let max_end = segment.acknowledgment.wrapping_add(window);
-    if !reaches(receiver.max_end(), max_end) {
-        receiver.set_max_end(max_end);
+    let (max_end, allowed) = (segment.acknowledgment.wrapping_add(window), receiver.max_end());
+    if !reaches(allowed, max_end) {
+        receiver.raise_max_end(allowed, max_end);
     }
 }
 

@@ -51,8 +51,16 @@ pub fn frame(sent: &Sent, options: &[u8]) -> Bytes {
     Bytes(bytes)
 }
 
+/// What is read of a segment without options.
+pub fn plain(sent: &Sent) -> Segment {
+    Segment::read(&frame(sent, &[]), AT as usize, sent.length).expect("whole header")
+}
+
 /// A connection's record.
 pub struct Gate(Box<[UnsafeCell<Side>; 2]>);
+
+// SAFETY: as in the table, whose records all CPUs read and write at any time.
+unsafe impl Sync for Gate {}
 
 impl Gate {
     /// As the datapath makes it for a first packet.
@@ -78,8 +86,12 @@ impl Gate {
 
     /// What the entry says of a plain segment.
     pub fn passes_entry(&self, direction: usize, sent: &Sent) -> bool {
-        let segment = Segment::read(&frame(sent, &[]), AT as usize, sent.length);
-        track_established(&segment.expect("whole header"), self.tracked(direction))
+        self.enters(direction, &plain(sent))
+    }
+
+    /// The same of one that was read before.
+    pub fn enters(&self, direction: usize, segment: &Segment) -> bool {
+        track_established(segment, self.tracked(direction))
     }
 
     fn tracked(&self, direction: usize) -> (SideRef<'_>, SideRef<'_>) {

@@ -11,4 +11,5 @@
 mod clamp;
 mod connections;
 mod gate;
+mod parallel;
 mod stories;
